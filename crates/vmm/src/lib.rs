@@ -1,0 +1,21 @@
+//! One KVM guest from one [configuration](config): a q35-shaped PC.
+//!
+//! The crate knows nothing of domain XML, stores or command lines. It is given opened files and backends, never
+//! paths, and it is the only crate of the workspace where `unsafe` is legal.
+//!
+//! Every device rests on the same five contracts, none of which needs `/dev/kvm`, so that devices run in plain
+//! tests and fuzzers too:
+//!
+//! * [`device::Device`]: the lifecycle (reset, pause, resume, save, restore, unplug), apart from I/O;
+//! * [`bus::BusDevice`]: port and memory accesses, as offsets into the device's own range;
+//! * [`irq`]: wires (GSIs) and messages (MSI);
+//! * [`doorbell`]: guest writes that become an event without leaving the kernel;
+//! * [`memory::GuestRam`]: guest memory, every host write to which is dirty-tracked.
+
+pub mod bus;
+pub mod device;
+pub mod doorbell;
+pub mod irq;
+pub mod memory;
+pub mod pci;
+pub mod thread;
