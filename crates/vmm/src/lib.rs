@@ -18,4 +18,6 @@ pub mod doorbell;
 pub mod irq;
 pub mod memory;
 pub mod pci;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod thread;
