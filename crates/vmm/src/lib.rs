@@ -13,6 +13,7 @@
 //! * [`memory::GuestRam`]: guest memory, every host write to which is dirty-tracked.
 
 pub mod bus;
+pub mod chipset;
 pub mod device;
 pub mod doorbell;
 pub mod irq;

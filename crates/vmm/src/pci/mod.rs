@@ -18,6 +18,8 @@ pub mod msi;
 pub mod msix;
 pub mod root_port;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use function::PciFunction;
 pub use host::{PciHost, PlugError, Surroundings};
