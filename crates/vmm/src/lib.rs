@@ -22,3 +22,4 @@ pub mod pci;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod thread;
+pub mod virtio;
