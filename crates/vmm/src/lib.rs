@@ -18,4 +18,5 @@ pub mod doorbell;
 pub mod irq;
 pub mod memory;
 pub mod pci;
+pub mod probe;
 pub mod thread;
