@@ -12,6 +12,7 @@
 //! * [`doorbell`]: guest writes that become an event without leaving the kernel;
 //! * [`memory::GuestRam`]: guest memory, every host write to which is dirty-tracked.
 
+pub mod arch;
 pub mod bus;
 pub mod device;
 pub mod doorbell;
