@@ -19,4 +19,5 @@ pub mod doorbell;
 pub mod irq;
 pub mod memory;
 pub mod pci;
+pub mod probe;
 pub mod thread;
