@@ -13,6 +13,7 @@
 //! * [`memory::GuestRam`]: guest memory, every host write to which is dirty-tracked.
 
 pub mod arch;
+pub mod boot;
 pub mod bus;
 pub mod device;
 pub mod doorbell;
