@@ -15,10 +15,14 @@
 pub mod arch;
 pub mod boot;
 pub mod bus;
+pub mod chipset;
 pub mod device;
 pub mod doorbell;
 pub mod irq;
+pub mod legacy;
 pub mod memory;
 pub mod pci;
+pub mod power;
 pub mod probe;
 pub mod thread;
+pub mod time;

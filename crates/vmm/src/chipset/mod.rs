@@ -1,0 +1,3 @@
+//! The chipset's own registers.
+
+pub mod pm;
