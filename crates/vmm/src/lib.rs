@@ -24,5 +24,7 @@ pub mod memory;
 pub mod pci;
 pub mod power;
 pub mod probe;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod thread;
 pub mod time;
