@@ -6,6 +6,7 @@ pub mod cpuid;
 mod doorbells;
 pub mod irqchip;
 pub mod msr;
+pub mod port_exit;
 pub mod regs;
 pub mod vcpu;
 pub mod vm;

@@ -47,17 +47,18 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Makes a machine on an opened `/dev/kvm`.
+    /// Makes a machine on an opened `/dev/kvm`. With a speaker, port 0x61 answers.
     ///
     /// # Errors
     /// When the kernel refuses, e.g. because another hypervisor holds the processor's extensions.
-    pub fn new(kvm: OwnedFd) -> Result<Self, KvmError> {
+    pub fn new(kvm: OwnedFd, speaker: bool) -> Result<Self, KvmError> {
         let kvm = adopt(kvm);
         let fd = kvm.create_vm().doing("make a virtual machine (is another hypervisor running?)")?;
         fd.set_identity_map_address(IDENTITY_MAP).doing("place the identity map")?;
         fd.set_tss_address(TSS as usize).doing("place the task state segment")?;
         fd.create_irq_chip().doing("make the interrupt controllers")?;
-        let pit = kvm_pit_config { flags: kvm_bindings::KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        let flags = if speaker { kvm_bindings::KVM_PIT_SPEAKER_DUMMY } else { 0 };
+        let pit = kvm_pit_config { flags, ..Default::default() };
         fd.create_pit2(pit).doing("make the interval timer")?;
         Ok(Self { kvm, fd: Arc::new(fd) })
     }
