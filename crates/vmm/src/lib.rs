@@ -12,11 +12,21 @@
 //! * [`doorbell`]: guest writes that become an event without leaving the kernel;
 //! * [`memory::GuestRam`]: guest memory, every host write to which is dirty-tracked.
 
+pub mod arch;
+pub mod boot;
 pub mod bus;
+pub mod chipset;
+pub mod config;
 pub mod device;
 pub mod doorbell;
 pub mod irq;
+pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod power;
 pub mod probe;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod thread;
+pub mod time;
