@@ -18,6 +18,7 @@ pub mod bus;
 pub mod chipset;
 pub mod config;
 pub mod device;
+pub mod display;
 pub mod doorbell;
 pub mod irq;
 pub mod legacy;
