@@ -28,19 +28,20 @@ fn main() -> anyhow::Result<()> {
     let mut from = OpenOptions::new().read(true).write(true).open(port()?)?;
     let to: Wire = Arc::new(Mutex::new(from.try_clone()?));
     say(&to, 0, &Message::Ready(uptime_ms()));
-    let mut files: HashMap<u32, io::Result<File>> = HashMap::new();
+    let mut files: HashMap<u32, io::Result<Incoming>> = HashMap::new();
     let mut killers: HashMap<u32, mpsc::Sender<()>> = HashMap::new();
     while let Some((id, message)) = receive(&mut from)? {
         match message {
-            Message::Create(path, mode) => drop(files.insert(id, create(Path::new(&path), mode))),
+            Message::Create(path, mode) => drop(files.insert(id, Incoming::create(Path::new(&path), mode))),
             Message::Data(bytes) => {
-                if let Some(file) = files.get_mut(&id) {
-                    append(file, &bytes);
+                if let Some(slot) = files.get_mut(&id) {
+                    append(slot, &bytes);
                 }
             }
             Message::End => {
                 let done = files.remove(&id).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
-                say(&to, id, &done.map_or_else(|e| Message::Failed(e.to_string()), |_| Message::End));
+                let done = done.and_then(|file| fs::rename(&file.temporary, &file.path));
+                say(&to, id, &done.map_or_else(|e| Message::Failed(e.to_string()), |()| Message::End));
             }
             Message::Run(run) => {
                 let (kill, killed) = mpsc::channel();
@@ -81,18 +82,31 @@ fn say(to: &Wire, id: u32, message: &Message) {
     let _ = send(&mut *to.lock(), id, message);
 }
 
-fn create(path: &Path, mode: u32) -> io::Result<File> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)
+/// A file on its way in. It appears under its own name when it is whole: a library may be in use meanwhile.
+struct Incoming {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
 }
 
-fn append(file: &mut io::Result<File>, bytes: &[u8]) {
-    if let Ok(open) = file
-        && let Err(e) = io::Write::write_all(open, bytes)
+impl Incoming {
+    fn create(path: &Path, mode: u32) -> io::Result<Self> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".incoming");
+        let temporary = PathBuf::from(temporary);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        Ok(Self { file, temporary, path: path.to_owned() })
+    }
+}
+
+fn append(slot: &mut io::Result<Incoming>, bytes: &[u8]) {
+    if let Ok(open) = slot
+        && let Err(e) = io::Write::write_all(&mut open.file, bytes)
     {
-        *file = Err(e);
+        *slot = Err(e);
     }
 }
 

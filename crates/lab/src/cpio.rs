@@ -147,12 +147,12 @@ mod tests {
         archive.file("etc/deep/motd", 0o600, b"second").unwrap();
         archive.symlink("/bin/sh", "busybox").unwrap();
         let bytes = archive.finish().unwrap();
-        let mut child = std::process::Command::new("busybox")
+        let mut child = std::process::Command::new(crate::packages::busybox().unwrap())
             .args(["cpio", "-idu"])
             .current_dir(there.path())
             .stdin(std::process::Stdio::piped())
             .spawn()
-            .expect("busybox-static is installed (cargo xtask test does)");
+            .unwrap();
         child.stdin.take().unwrap().write_all(&bytes).unwrap();
         assert!(child.wait().unwrap().success());
         assert_eq!(std::fs::read(there.path().join("etc/deep/motd")).unwrap(), b"hi");

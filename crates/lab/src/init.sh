@@ -1,5 +1,6 @@
 #!/bin/busybox sh
 # First process of the lab: file systems, modules, then the agent. When the agent ends, the lab does.
+# Nothing is mounted on /tmp or /run: a caller's files may come from there. The root is memory anyway.
 b=/bin/busybox
 $b mkdir -p /bin /proc /sys /dev /tmp /run /out /etc /root /mnt /usr/bin
 $b mount -t proc proc /proc
@@ -8,8 +9,6 @@ $b mount -t devtmpfs dev /dev
 $b mkdir -p /dev/pts /dev/shm
 $b mount -t devpts devpts /dev/pts
 $b mount -t tmpfs tmpfs /dev/shm
-$b mount -t tmpfs tmpfs /run
-$b mount -t tmpfs -o size=90% tmpfs /tmp
 $b mount -t debugfs debugfs /sys/kernel/debug
 [ -e /dev/fd ] || $b ln -s /proc/self/fd /dev/fd
 $b --install -s /bin

@@ -52,7 +52,7 @@ pub fn cloud_kernel() -> Result<Kernel> {
     }
     let name = dependency_of("linux-image-cloud-amd64", "linux-image-")?;
     let root = unpacked(&name, |tree| {
-        let boot = fs::read_dir(tree.join("boot"))?.filter_map(|e| Some(e.ok()?.file_name().into_string().ok()?));
+        let boot = fs::read_dir(tree.join("boot"))?.filter_map(|e| e.ok()?.file_name().into_string().ok());
         let file = boot.into_iter().find(|f| f.starts_with("vmlinuz-")).context("the package has no kernel")?;
         let version = file.trim_start_matches("vmlinuz-").to_owned();
         let bzimage = fs::read(tree.join("boot").join(&file))?;

@@ -56,8 +56,20 @@ pub fn place() -> Result<Place> {
 }
 
 struct Shared {
-    lab: Arc<Lab>,
+    lab: Lab,
     there: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Shared {
+    fn bring(&self, files: &[&str]) -> Result<()> {
+        let mut there = self.there.lock();
+        for file in files.iter().map(PathBuf::from) {
+            if there.insert(file.clone()) {
+                self.lab.put(&file, file.to_str().context("a path that is no UTF-8")?)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 static SHARED: Mutex<Option<Arc<Shared>>> = Mutex::new(None);
@@ -70,7 +82,7 @@ fn shared() -> Result<Arc<Shared>> {
     let program = std::env::current_exe()?;
     let name = program.to_str().context("the test program's path is no UTF-8")?.to_owned();
     let options = Options { memory_mib: MEMORY_MIB, files: vec![(program.clone(), name)], ..Options::default() };
-    let shared = Arc::new(Shared { lab: Arc::new(Lab::start(&options)?), there: Mutex::new([program].into()) });
+    let shared = Arc::new(Shared { lab: Lab::start(&options)?, there: Mutex::new([program].into()) });
     *slot = Some(shared.clone());
     Ok(shared)
 }
@@ -80,8 +92,8 @@ fn shared() -> Result<Arc<Shared>> {
 /// # Panics
 /// When the test failed there, with all that it printed. This is a test's own failure.
 #[allow(clippy::panic, reason = "panicking is how a test fails")]
-pub fn elsewhere(test: &str, seconds: u64, files: &[&str]) -> bool {
-    match place()
+pub fn elsewhere(place: Result<Place>, test: &str, seconds: u64, files: &[&str]) -> bool {
+    match place
         .and_then(|place| if place == Place::Lab { in_lab(test, seconds, files).map(|()| true) } else { Ok(false) })
     {
         Ok(done) => done,
@@ -90,44 +102,45 @@ pub fn elsewhere(test: &str, seconds: u64, files: &[&str]) -> bool {
 }
 
 fn in_lab(test: &str, seconds: u64, files: &[&str]) -> Result<()> {
-    match attempt(test, seconds, files) {
+    let first = shared()?;
+    match attempt(&first, test, seconds, files) {
         Err(error) if error.is::<Died>() => {
             eprintln!("{error:#}\nOnce more in a new lab.");
-            *SHARED.lock() = None;
-            attempt(test, seconds, files)
+            forget(&first);
+            attempt(&*shared()?, test, seconds, files)
         }
         other => other,
     }
 }
 
-fn attempt(test: &str, seconds: u64, files: &[&str]) -> Result<()> {
-    let shared = shared()?;
-    {
-        let mut there = shared.there.lock();
-        for file in files.iter().map(PathBuf::from) {
-            if there.insert(file.clone()) {
-                shared.lab.put(&file, file.to_str().context("a path that is no UTF-8")?)?;
-            }
-        }
+// Several tests may learn of one death; only the first throws that lab away.
+fn forget(dead: &Arc<Shared>) {
+    let mut slot = SHARED.lock();
+    if slot.as_ref().is_some_and(|current| Arc::ptr_eq(current, dead)) {
+        *slot = None;
     }
+}
+
+fn attempt(shared: &Shared, test: &str, seconds: u64, files: &[&str]) -> Result<()> {
+    shared.bring(files)?;
     let program = std::env::current_exe()?.to_string_lossy().into_owned();
     let argv = [program.as_str(), test, "--exact", "--nocapture", "--include-ignored"].map(str::to_owned).to_vec();
     let env = vec![("RUST_BACKTRACE".into(), "1".into())];
     let output = shared.lab.output(Run { argv, env, limit_ms: seconds * 1000 })?;
     let text = String::from_utf8_lossy(&output.stdout);
-    match output.exit {
-        Exit::Status(0) if text.contains("1 passed") => Ok(()),
+    let how = match output.exit {
+        Exit::Status(0) if text.contains("1 passed") => return Ok(()),
         Exit::Status(0) => bail!("the lab ran no test {test}:\n{text}"),
-        exit => bail!(
-            "{test} in the lab: {}\n{text}{}",
-            match exit {
-                Exit::TimeLimit => format!("not done after {seconds} s"),
-                Exit::Signal(n) => format!("ended by signal {n}"),
-                Exit::Status(n) => format!("failed with status {n}"),
-            },
-            String::from_utf8_lossy(&output.stderr)
-        ),
-    }
+        Exit::TimeLimit => format!("not done after {seconds} s"),
+        Exit::Signal(n) => format!("ended by signal {n}"),
+        Exit::Status(n) => format!("failed with status {n}"),
+    };
+    bail!("{test} in the lab: {how}\n{text}{}", String::from_utf8_lossy(&output.stderr))
+}
+
+/// Where tests run that need to be root or change the machine: in the lab, whatever the host's KVM can.
+pub fn lab_only() -> Result<Place> {
+    Ok(if crate::inside() { Place::Straight } else { Place::Lab })
 }
 
 /// First line of a guest test: the seconds it may take in the lab, and files it needs there beside the test program.
@@ -135,13 +148,30 @@ fn attempt(test: &str, seconds: u64, files: &[&str]) -> Result<()> {
 /// The rest of the test runs where KVM works: here, or in the lab (then this call returns from the test).
 #[macro_export]
 macro_rules! needs_kvm {
-    ($seconds:expr $(, $file:expr)* $(,)?) => {{
+    ($seconds:expr $(, $file:expr)* $(,)?) => {
+        $crate::needs!($crate::testing::place(), $seconds $(, $file)*)
+    };
+}
+
+/// As [`needs_kvm!`], for a test that must be root or changes the machine it runs on: always in the lab.
+#[macro_export]
+macro_rules! needs_lab {
+    ($seconds:expr $(, $file:expr)* $(,)?) => {
+        $crate::needs!($crate::testing::lab_only(), $seconds $(, $file)*)
+    };
+}
+
+/// What [`needs_kvm!`] and [`needs_lab!`] share.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! needs {
+    ($place:expr, $seconds:expr $(, $file:expr)*) => {{
         fn here() {}
         let name = ::std::any::type_name_of_val(&here);
         let name = name.strip_suffix("::here").unwrap_or(name);
         // libtest names tests without the crate.
         let name = name.split_once("::").map_or(name, |(_, rest)| rest);
-        if $crate::testing::elsewhere(name, $seconds, &[$($file),*]) {
+        if $crate::testing::elsewhere($place, name, $seconds, &[$($file),*]) {
             return;
         }
     }};
