@@ -12,6 +12,7 @@
 //! * [`doorbell`]: guest writes that become an event without leaving the kernel;
 //! * [`memory::GuestRam`]: guest memory, every host write to which is dirty-tracked.
 
+pub mod acpi;
 pub mod arch;
 pub mod boot;
 pub mod bus;
@@ -27,6 +28,7 @@ pub mod memory;
 pub mod pci;
 pub mod power;
 pub mod probe;
+pub mod smbios;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod thread;

@@ -3,26 +3,30 @@
 use std::sync::Arc;
 
 use kvm_ioctls::Cap;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::Error;
 use super::crew::Crew;
+use crate::acpi;
 use crate::arch::x86_64::cpuid::Cpuid;
 use crate::arch::x86_64::vcpu::Vcpu;
 use crate::arch::x86_64::vm::Doing;
 use crate::arch::x86_64::{Irqchip, KvmDoorbells, Vm, msr};
+use crate::boot::BootError;
 use crate::bus::Bus;
 use crate::chipset::pm::PowerManagement;
 use crate::chipset::{Lpc, Mch};
-use crate::config::Config;
+use crate::config::{Config, VERSION};
 use crate::device::Device;
 use crate::doorbell::Doorbells;
 use crate::irq::{Line, MsiController, Wires};
 use crate::legacy::ports::Ports;
 use crate::legacy::serial::{COM, LEN, Serial};
-use crate::memory::layout::{ABOVE_4G, RamSplit};
+use crate::memory::layout::{ABOVE_4G, HIGH_RAM, RamSplit, TABLES};
 use crate::memory::{GuestRam, slots::Slots};
 use crate::pci::intx::FIRST_FREE_ISA_SOURCE;
-use crate::pci::{PciHost, Surroundings};
+use crate::pci::{PciHost, PciSnapshot, Surroundings};
+use crate::smbios;
 use crate::time::{HostTime, Time};
 
 /// ISA interrupt of ACPI.
@@ -40,6 +44,8 @@ pub struct Board {
     /// All devices, in the order in which they are paused, saved and restored.
     pub(super) devices: Vec<Arc<dyn Device>>,
     pub(super) ram: GuestRam,
+    described: acpi::Machine,
+    identity: smbios::Machine,
     slots: Arc<Slots>,
     // Last, so that nothing is left that uses it when its descriptor is closed.
     pub(super) vm: Vm,
@@ -74,7 +80,10 @@ impl Board {
         devices.extend(serials.iter().map(|serial| serial.clone() as Arc<dyn Device>));
         devices.push(pci.clone());
         let vcpus = vcpus(&vm, config, &cpuid)?;
-        Ok((Self { irqchip, split, ports, memory, pci, pm, serials, devices, ram, slots, vm }, vcpus))
+        let (described, identity) = (described(config), identity(config, split));
+        let board =
+            Self { irqchip, split, ports, memory, pci, pm, serials, devices, ram, described, identity, slots, vm };
+        Ok((board, vcpus))
     }
 
     /// The PCI root complex.
@@ -104,7 +113,44 @@ impl Board {
 
     /// Writes the tables that firmware would have made. Gives the address of ACPI's root pointer.
     pub(super) fn write_tables(&self) -> Result<u64, Error> {
-        Ok(0)
+        let described = acpi::Machine { pci: self.pci.snapshot(), ..self.described.clone() };
+        let (image, root) = acpi::tables(&described);
+        let tables = image.place(TABLES);
+        let identity = smbios::place(&self.identity, smbios::SEGMENT as u32);
+        // ACPI has the segment before SMBIOS's, which has the one up to 1 MiB.
+        if TABLES + tables.len() as u64 > smbios::SEGMENT || smbios::SEGMENT + identity.len() as u64 > HIGH_RAM {
+            return Err(Error::Tables);
+        }
+        let write = |at, bytes: &[u8]| self.ram.write_slice(bytes, GuestAddress(at)).map_err(BootError::Memory);
+        write(TABLES, &tables)?;
+        write(smbios::SEGMENT, &identity)?;
+        Ok(TABLES + root as u64)
+    }
+}
+
+fn described(config: &Config) -> acpi::Machine {
+    acpi::Machine {
+        // Every id of a checked topology fits, as its own test shows.
+        apic_ids: (0..config.cpus.processors()).map(|n| config.cpus.apic_id(n) as u8).collect(),
+        pci: PciSnapshot::default(),
+        ps2: config.legacy.ps2,
+        rtc: config.legacy.rtc.is_some(),
+        serials: COM.iter().take(config.legacy.serials).copied().collect(),
+    }
+}
+
+fn identity(config: &Config, split: RamSplit) -> smbios::Machine {
+    let mut memory = vec![(0, split.below_4g)];
+    if split.above_4g > 0 {
+        memory.push((ABOVE_4G, split.above_4g));
+    }
+    smbios::Machine {
+        uuid: config.uuid,
+        sockets: config.cpus.sockets,
+        cores: config.cpus.dies * config.cpus.cores,
+        threads: config.cpus.threads_per_socket(),
+        memory,
+        version: VERSION,
     }
 }
 

@@ -17,7 +17,7 @@ mod state;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-pub use board::Board;
+pub use board::{Board, SCI};
 pub use event::{Event, Fault};
 pub use state::MachineState;
 
@@ -61,6 +61,8 @@ pub enum Error {
     Host(#[from] std::io::Error),
     #[error("at most 4 serial ports fit into a machine, {0} were asked for")]
     Serials(usize),
+    #[error("the ACPI or SMBIOS tables are too long: take devices out of the machine")]
+    Tables,
     #[error("the state is of a machine {found}, this one is {wanted}")]
     Version { wanted: String, found: String },
 }
