@@ -1,1 +1,8 @@
-//! kiln
+//! kiln creates virtual machines with one command and runs them on its own KVM monitor.
+//!
+//! This library is the tool's inside; the program is `main.rs`. docs/architecture.md shows how the parts hang
+//! together.
+
+pub mod cli;
+pub mod failure;
+pub mod host;

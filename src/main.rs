@@ -1,2 +1,7 @@
-//! kiln
-fn main() {}
+//! The `kiln` program: parse, run, print what went wrong, exit.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kiln::cli::main(std::env::args_os())
+}

@@ -12,14 +12,25 @@
 //! * [`doorbell`]: guest writes that become an event without leaving the kernel;
 //! * [`memory::GuestRam`]: guest memory, every host write to which is dirty-tracked.
 
+pub mod acpi;
+pub mod arch;
+pub mod boot;
 pub mod bus;
 pub mod chipset;
+pub mod config;
 pub mod device;
+pub mod display;
 pub mod doorbell;
 pub mod irq;
+pub mod legacy;
+pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod power;
+pub mod probe;
+pub mod smbios;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod thread;
+pub mod time;
 pub mod virtio;

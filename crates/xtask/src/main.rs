@@ -1,2 +1,37 @@
-//! x
-fn main() {}
+//! Developer commands: `cargo xtask demo | test | lab`.
+
+mod demo;
+mod lab;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of kiln.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+struct Words {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Demo(demo::Demo),
+    Test(test::Test),
+    Lab(lab::Run),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Words::parse().task {
+        Task::Demo(demo) => demo.run(),
+        Task::Test(test) => test.run(),
+        Task::Lab(lab) => lab.run(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

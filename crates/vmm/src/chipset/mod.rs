@@ -7,6 +7,7 @@ pub mod chip_configuration;
 pub mod direct;
 pub mod lpc;
 pub mod mch;
+pub mod pm;
 
 pub use chip_configuration::ChipConfiguration;
 pub use lpc::Lpc;

@@ -1,0 +1,1 @@
+//! What a domain document says, typed.

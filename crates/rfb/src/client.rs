@@ -1,0 +1,245 @@
+//! One client: a thread that reads what it wants, and one that writes what it gets.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufReader};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::Input;
+use crate::bits::{encoding, server};
+use crate::encoding::{Encoder, Pixels, zrle::Zrle};
+use crate::handshake::wire;
+use crate::message::ClientMessage;
+use crate::region::{Rect, Size};
+use crate::screen::Screen;
+use crate::stream::Stream;
+use crate::want::{Update, Want};
+
+/// Where reader, screen and writer of one client meet.
+pub(crate) struct Mailbox {
+    want: Mutex<Want>,
+    news: Condvar,
+}
+
+impl Mailbox {
+    pub(crate) fn new(size: Size) -> Self {
+        Self { want: Mutex::new(Want::new(size)), news: Condvar::new() }
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Want)) {
+        change(&mut self.want.lock());
+        self.news.notify_one();
+    }
+
+    pub(crate) fn close(&self) {
+        self.change(|want| want.closed = true);
+    }
+
+    /// Waits for the next update; `None` when the client is gone.
+    fn next(&self) -> Option<Update> {
+        let mut want = self.want.lock();
+        loop {
+            if want.closed {
+                return None;
+            }
+            if let Some(update) = want.next() {
+                return Some(update);
+            }
+            self.news.wait(&mut want);
+        }
+    }
+}
+
+/// Follows a client's messages until it goes.
+///
+/// # Errors
+/// When the stream fails or can't be followed any more.
+pub(crate) fn read(
+    stream: impl Stream,
+    mailbox: &Mailbox,
+    input: &dyn Input,
+    leds: impl Fn() -> Option<u8>,
+) -> io::Result<()> {
+    let mut from = BufReader::with_capacity(4096, stream);
+    let mut held = Held::default();
+    let outcome = loop {
+        match ClientMessage::read(&mut from) {
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+            Ok(Some(message)) => match message {
+                ClientMessage::SetPixelFormat(format) => mailbox.change(|want| want.set_format(format)),
+                ClientMessage::SetEncodings(all) => mailbox.change(|want| want.set_encodings(all, leds())),
+                ClientMessage::UpdateRequest { incremental, area } => {
+                    mailbox.change(|want| want.request(incremental, area));
+                }
+                other => held.pass_on(other, input),
+            },
+        }
+    };
+    held.release(input);
+    outcome
+}
+
+/// What a client holds down; released when it goes, or the guest would see it held for ever.
+#[derive(Default)]
+struct Held {
+    keysyms: BTreeSet<u32>,
+    scancodes: BTreeSet<u32>,
+    pointer: Option<(u16, u16, u8)>,
+}
+
+/// Keys that a client may hold at once; a person has ten fingers.
+const MOST_HELD: usize = 64;
+
+impl Held {
+    fn pass_on(&mut self, message: ClientMessage, input: &dyn Input) {
+        match message {
+            ClientMessage::ExtendedKey { down, keysym, scancode: 0 } => {
+                self.pass_on(ClientMessage::Key { down, keysym }, input);
+            }
+            ClientMessage::Key { down, keysym } if note(&mut self.keysyms, keysym, down) => input.key(keysym, down),
+            ClientMessage::ExtendedKey { down, scancode, .. } if note(&mut self.scancodes, scancode, down) => {
+                input.scancode(scancode, down);
+            }
+            ClientMessage::Pointer { buttons, x, y } => {
+                self.pointer = Some((x, y, buttons));
+                input.pointer(x, y, buttons);
+            }
+            _ => {}
+        }
+    }
+
+    fn release(self, input: &dyn Input) {
+        self.keysyms.into_iter().for_each(|key| input.key(key, false));
+        self.scancodes.into_iter().for_each(|key| input.scancode(key, false));
+        if let Some((x, y, buttons)) = self.pointer
+            && buttons != 0
+        {
+            input.pointer(x, y, 0);
+        }
+    }
+}
+
+// Says whether the event is passed on: repeats are, keys past the bound aren't.
+fn note(held: &mut BTreeSet<u32>, key: u32, down: bool) -> bool {
+    if !down {
+        held.remove(&key);
+        return true;
+    }
+    if held.len() >= MOST_HELD && !held.contains(&key) {
+        return false;
+    }
+    held.insert(key);
+    true
+}
+
+/// Sends updates until the client goes.
+///
+/// # Errors
+/// When the stream fails.
+pub(crate) fn write(mut stream: impl Stream, mailbox: &Mailbox, screen: &Screen) -> io::Result<()> {
+    let mut zrle: Option<Box<Zrle>> = None;
+    let mut message = Vec::new();
+    while let Some(update) = mailbox.next() {
+        message.clear();
+        let mut encoder = Encoder::choose(&update.encodings, &mut zrle);
+        {
+            // Released before anything is written: a client that doesn't read holds up nobody.
+            let copy = screen.copy.read();
+            encode(&update, &copy.pixels, copy.size, &mut encoder, &mut message);
+        }
+        if let Encoder::Zrle(kept) = encoder {
+            zrle = Some(kept);
+        }
+        stream.write_all(&message)?;
+        stream.flush()?;
+        message.shrink_to(1 << 16);
+    }
+    Ok(())
+}
+
+fn encode(update: &Update, pixels: &[u32], size: Size, encoder: &mut Encoder, to: &mut Vec<u8>) {
+    // The screen may have shrunk since the areas were taken; the new size is on its way.
+    let areas: Vec<Rect> = update.areas.iter().map(|a| a.clip(size)).filter(|a| !a.is_empty()).collect();
+    let count = update.rects() - update.areas.len() + areas.len();
+    to.extend_from_slice(&[server::FRAMEBUFFER_UPDATE, 0]);
+    to.extend_from_slice(&(count as u16).to_be_bytes());
+    if update.cursor {
+        rect(Rect::default(), encoding::CURSOR, to);
+    }
+    if update.extended_keys {
+        rect(size.rect(), encoding::QEMU_EXTENDED_KEY, to);
+    }
+    if let Some(leds) = update.leds {
+        rect(Rect { x: 0, y: 0, w: 1, h: 1 }, encoding::QEMU_LED_STATE, to);
+        to.push(leds);
+    }
+    for area in areas {
+        rect(area, encoder.number(), to);
+        encoder.encode(Pixels { pixels, stride: size.w as usize }, area, &update.format, to);
+    }
+    if let Some(size) = update.resize {
+        rect(size.rect(), encoding::DESKTOP_SIZE, to);
+    }
+}
+
+fn rect(area: Rect, encoding: i32, to: &mut Vec<u8>) {
+    for n in [area.x, area.y, area.w, area.h] {
+        to.extend_from_slice(&wire(n).to_be_bytes());
+    }
+    to.extend_from_slice(&encoding.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pixel::PixelFormat;
+
+    fn update() -> Update {
+        Update {
+            format: PixelFormat::NATIVE,
+            encodings: vec![],
+            resize: None,
+            cursor: false,
+            extended_keys: false,
+            leds: None,
+            areas: vec![],
+        }
+    }
+
+    fn bytes(update: &Update) -> Vec<u8> {
+        let mut to = Vec::new();
+        encode(update, &[0x010203, 0x040506], Size { w: 2, h: 1 }, &mut Encoder::Raw, &mut to);
+        to
+    }
+
+    #[test]
+    fn an_update_is_these_bytes() {
+        let area = Rect { x: 1, y: 0, w: 1, h: 1 };
+        let wire = bytes(&Update { areas: vec![area], ..update() });
+        assert_eq!(wire, [0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 6, 5, 4, 0]);
+    }
+
+    #[test]
+    fn pseudo_rectangles_are_these_bytes() {
+        let wire = bytes(&Update { cursor: true, extended_keys: true, leds: Some(5), ..update() });
+        assert_eq!(
+            wire,
+            [
+                [0, 0, 0, 3].as_slice(),
+                &[0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 255, 0x11],
+                &[0, 0, 0, 0, 0, 2, 0, 1, 255, 255, 254, 254],
+                &[0, 0, 0, 0, 0, 1, 0, 1, 255, 255, 254, 251, 5],
+            ]
+            .concat()
+        );
+        let wire = bytes(&Update { resize: Some(Size { w: 1280, h: 800 }), ..update() });
+        assert_eq!(wire, [0, 0, 0, 1, 0, 0, 0, 0, 5, 0, 3, 0x20, 255, 255, 255, 0x21]);
+    }
+
+    #[test]
+    fn areas_of_a_screen_that_shrank_are_left_out_and_not_counted() {
+        let gone = Rect { x: 5, y: 5, w: 9, h: 9 };
+        assert_eq!(bytes(&Update { areas: vec![gone], ..update() }), [0, 0, 0, 0]);
+    }
+}

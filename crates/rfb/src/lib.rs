@@ -1,0 +1,56 @@
+//! A VNC server (RFB 3.3, 3.7, 3.8: RFC 6143). Shows any [`FrameSource`] over any [`Stream`] and hands keys and
+//! pointer to any [`Input`].
+//!
+//! It knows nothing of virtual machines. It listens nowhere by itself: whoever owns the sockets hands over accepted
+//! streams ([`Server::serve`]). Threads are made by the owner's [`Spawn`]: while no client is there, there is none, no
+//! timer and no copy of the screen.
+//!
+//! Offered: security None and VNC authentication; Raw and ZRLE; DesktopSize, Cursor (always empty: the guest draws its
+//! own), QEMU extended key events and LED state; any true-colour format of 8, 16 or 32 bits. The desktop is always
+//! shared: a client that asks for it alone gets it together with the others.
+
+pub mod auth;
+mod bits;
+mod client;
+pub mod encoding;
+pub mod handshake;
+pub mod message;
+pub mod pixel;
+pub mod region;
+mod screen;
+mod server;
+mod stream;
+mod want;
+
+pub use auth::{Password, PasswordLength};
+pub use region::{Rect, Size};
+pub use server::{Server, Settings, Spawn};
+pub use stream::Stream;
+
+/// A picture that changes.
+///
+/// Pixels are `0x00RRGGBB`. Calls come from the server's threads, one at a time.
+pub trait FrameSource: Send + Sync {
+    /// Its size now. May change at any time.
+    fn size(&self) -> Size;
+    /// Begins or ends tracking of changes. Begun anew, nothing has changed yet.
+    fn watch(&self, on: bool);
+    /// Adds the areas that may have changed since the last call, coarse as may be; what is outside the screen is
+    /// ignored.
+    fn changes(&self, areas: &mut Vec<Rect>);
+    /// Copies the pixels of `area`, row by row without gaps, into `to` (`area.w * area.h` long). Says no, and leaves
+    /// `to` as it likes, when the area doesn't lie inside the screen as it is now.
+    fn copy(&self, area: Rect, to: &mut [u32]) -> bool;
+}
+
+/// What takes keys and pointer.
+///
+/// Calls come from clients' threads, several at once. What a client held down when it went is released.
+pub trait Input: Send + Sync {
+    /// A key by its X keysym.
+    fn key(&self, keysym: u32, down: bool);
+    /// A key by its XT scancode, extended ones with bit 7 set (the `QEMU extended key event`'s form).
+    fn scancode(&self, scancode: u32, down: bool);
+    /// The pointer's place in pixels and its buttons (bits 0-2: left, middle, right; 3 and 4: wheel up, down).
+    fn pointer(&self, x: u16, y: u16, buttons: u8);
+}

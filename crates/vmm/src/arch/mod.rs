@@ -1,0 +1,3 @@
+//! What depends on the processor's architecture. There is one so far.
+
+pub mod x86_64;

@@ -1,0 +1,209 @@
+//! Assembly: memory, buses, interrupt controllers and devices.
+
+use std::sync::Arc;
+
+use kvm_ioctls::Cap;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::Error;
+use super::crew::Crew;
+use crate::acpi;
+use crate::arch::x86_64::cpuid::Cpuid;
+use crate::arch::x86_64::vcpu::Vcpu;
+use crate::arch::x86_64::vm::Doing;
+use crate::arch::x86_64::{Irqchip, KvmDoorbells, Vm, msr};
+use crate::boot::BootError;
+use crate::bus::Bus;
+use crate::chipset::pm::PowerManagement;
+use crate::chipset::{Lpc, Mch};
+use crate::config::{Config, VERSION};
+use crate::device::Device;
+use crate::display::Display;
+use crate::doorbell::Doorbells;
+use crate::irq::{Line, MsiController, Wires};
+use crate::legacy::ports::Ports;
+use crate::legacy::serial::{COM, LEN, Serial};
+use crate::memory::layout::{ABOVE_4G, HIGH_RAM, RamSplit, TABLES};
+use crate::memory::{GuestRam, slots::Slots};
+use crate::pci::intx::FIRST_FREE_ISA_SOURCE;
+use crate::pci::{PciHost, PciSnapshot, Surroundings};
+use crate::smbios;
+use crate::time::{HostTime, Time};
+
+/// ISA interrupt of ACPI.
+pub const SCI: u8 = 9;
+
+/// Everything but the processors.
+pub struct Board {
+    pub(super) irqchip: Irqchip,
+    pub(super) split: RamSplit,
+    pub(super) ports: Arc<Bus>,
+    pub(super) memory: Arc<Bus>,
+    pub(super) pci: Arc<PciHost>,
+    pub(super) pm: Arc<PowerManagement>,
+    pub(super) serials: Vec<Arc<Serial>>,
+    pub(super) display: Option<Arc<Display>>,
+    /// All devices, in the order in which they are paused, saved and restored.
+    pub(super) devices: Vec<Arc<dyn Device>>,
+    pub(super) ram: GuestRam,
+    described: acpi::Machine,
+    identity: smbios::Machine,
+    slots: Arc<Slots>,
+    // Last, so that nothing is left that uses it when its descriptor is closed.
+    pub(super) vm: Vm,
+}
+
+impl Board {
+    pub(super) fn new(config: &Config, ram: GuestRam, crew: Arc<Crew>) -> Result<(Self, Vec<Vcpu>), Error> {
+        let vm = Vm::new(config.kvm.try_clone()?, config.legacy.speaker)?;
+        let slots = Arc::new(Slots::new(vm.slot_table(), vm.slot_limit()));
+        slots.add_ram(&ram)?;
+        let irqchip = Irqchip::new(vm.fd().clone())?;
+        let cpuid = cpuid(&vm, config)?;
+        let split = RamSplit::of(config.memory.bytes);
+        let (ports, memory) = (Arc::new(Bus::new()), Arc::new(Bus::new()));
+        let bytes = Ports::new(crew.clone());
+        bytes.claim(&ports)?;
+        let pci = PciHost::new(Surroundings {
+            ports: ports.clone(),
+            memory: memory.clone(),
+            wires: Arc::new(irqchip.clone()),
+            physical_bits: cpuid.physical_bits(),
+            low_memory_end: split.below_4g,
+            high_memory_end: ABOVE_4G + split.above_4g,
+            reset_control: bytes.reset_control(),
+        })?;
+        let time: Arc<dyn Time> = Arc::new(HostTime::new());
+        let pm = PowerManagement::new(isa(&pci, SCI, 0), crew.clone(), time.clone());
+        pci.plug(Mch::place(), Mch::new(pci.ecam()))?;
+        pci.plug(Lpc::place(), Lpc::new(pm.clone(), pci.router().clone()))?;
+        let mut devices: Vec<Arc<dyn Device>> = vec![bytes, pm.clone()];
+        let serials = serials(config, &pci, &ports)?;
+        devices.extend(serials.iter().map(|serial| serial.clone() as Arc<dyn Device>));
+        let display = display(config, &pci, &slots)?;
+        devices.push(pci.clone());
+        let vcpus = vcpus(&vm, config, &cpuid)?;
+        let (described, identity) = (described(config), identity(config, split));
+        let board = Self {
+            irqchip,
+            split,
+            ports,
+            memory,
+            pci,
+            pm,
+            serials,
+            display,
+            devices,
+            ram,
+            described,
+            identity,
+            slots,
+            vm,
+        };
+        Ok((board, vcpus))
+    }
+
+    /// The PCI root complex.
+    pub fn pci(&self) -> &Arc<PciHost> {
+        &self.pci
+    }
+
+    /// The owner of the memory slots.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// Gives out message vectors.
+    pub fn messages(&self) -> Arc<dyn MsiController> {
+        Arc::new(self.irqchip.clone())
+    }
+
+    /// Inputs of the interrupt controllers.
+    pub fn wires(&self) -> Arc<dyn Wires> {
+        Arc::new(self.irqchip.clone())
+    }
+
+    /// Binds guest writes to events.
+    pub fn doorbells(&self) -> Arc<dyn Doorbells> {
+        Arc::new(KvmDoorbells::new(self.vm.fd().clone()))
+    }
+
+    /// Writes the tables that firmware would have made. Gives the address of ACPI's root pointer.
+    pub(super) fn write_tables(&self) -> Result<u64, Error> {
+        let described = acpi::Machine { pci: self.pci.snapshot(), ..self.described.clone() };
+        let (image, root) = acpi::tables(&described);
+        let tables = image.place(TABLES);
+        let identity = smbios::place(&self.identity, smbios::SEGMENT as u32);
+        // ACPI has the segment before SMBIOS's, which has the one up to 1 MiB.
+        if TABLES + tables.len() as u64 > smbios::SEGMENT || smbios::SEGMENT + identity.len() as u64 > HIGH_RAM {
+            return Err(Error::Tables);
+        }
+        let write = |at, bytes: &[u8]| self.ram.write_slice(bytes, GuestAddress(at)).map_err(BootError::Memory);
+        write(TABLES, &tables)?;
+        write(smbios::SEGMENT, &identity)?;
+        Ok(TABLES + root as u64)
+    }
+}
+
+fn described(config: &Config) -> acpi::Machine {
+    acpi::Machine {
+        // Every id of a checked topology fits, as its own test shows.
+        apic_ids: (0..config.cpus.processors()).map(|n| config.cpus.apic_id(n) as u8).collect(),
+        pci: PciSnapshot::default(),
+        ps2: config.legacy.ps2,
+        rtc: config.legacy.rtc.is_some(),
+        serials: COM.iter().take(config.legacy.serials).copied().collect(),
+    }
+}
+
+fn identity(config: &Config, split: RamSplit) -> smbios::Machine {
+    let mut memory = vec![(0, split.below_4g)];
+    if split.above_4g > 0 {
+        memory.push((ABOVE_4G, split.above_4g));
+    }
+    smbios::Machine {
+        uuid: config.uuid,
+        sockets: config.cpus.sockets,
+        cores: config.cpus.dies * config.cpus.cores,
+        threads: config.cpus.threads_per_socket(),
+        memory,
+        version: VERSION,
+    }
+}
+
+fn display(config: &Config, pci: &PciHost, slots: &Arc<Slots>) -> Result<Option<Arc<Display>>, Error> {
+    let Some(wanted) = &config.display else { return Ok(None) };
+    let display = Display::new(wanted.place, wanted.memory.clone(), slots.clone());
+    pci.plug(wanted.place, display.clone())?;
+    Ok(Some(display))
+}
+
+// A board device's end of an ISA wire that PIRQs may share.
+fn isa(pci: &PciHost, irq: u8, which: u32) -> Line {
+    pci.router().isa(irq).line(FIRST_FREE_ISA_SOURCE + which)
+}
+
+fn cpuid(vm: &Vm, config: &Config) -> Result<Cpuid, Error> {
+    let supported = vm.kvm().get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
+    let supported = supported.doing("list the features that it supports")?;
+    let deadline = vm.fd().check_extension(Cap::TscDeadlineTimer);
+    Ok(Cpuid::new(supported.as_slice(), config.cpus, deadline))
+}
+
+fn vcpus(vm: &Vm, config: &Config, cpuid: &Cpuid) -> Result<Vec<Vcpu>, Error> {
+    let msrs: Arc<[u32]> = msr::saved_list(vm.kvm())?.into();
+    let make = |number| Vcpu::new(vm, number, config.cpus.apic_id(number), cpuid, msrs.clone());
+    Ok((0..config.cpus.processors()).map(make).collect::<Result<_, _>>()?)
+}
+
+fn serials(config: &Config, pci: &PciHost, ports: &Bus) -> Result<Vec<Arc<Serial>>, Error> {
+    let wanted = COM.get(..config.legacy.serials).ok_or(Error::Serials(config.legacy.serials))?;
+    let mut serials = Vec::new();
+    for (number, (port, irq)) in wanted.iter().enumerate() {
+        // COM1 and COM3 share a wire, so do COM2 and COM4.
+        let serial = Serial::new(number, isa(pci, *irq as u8, number as u32));
+        ports.claim(u64::from(*port), LEN, serial.clone())?;
+        serials.push(serial);
+    }
+    Ok(serials)
+}
