@@ -2,100 +2,17 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::bits::*;
 use super::intx::Pin;
 use super::root_port::{self, RootPort};
 use super::*;
-use crate::bus::{Bus, BusDevice};
-use crate::chipset::{Lpc, Mch, direct};
+use crate::chipset::direct;
 use crate::device::Device;
 use crate::irq::MsiMessage;
-use crate::testing::{Levels, Messages, ScratchFunction, message_log};
+use crate::testing::{Board, FAR, NEAR, ScratchFunction, at};
 
-#[derive(Default)]
-struct Register(Mutex<Vec<u8>>);
-impl BusDevice for Register {
-    fn read(&self, _offset: u64, data: &mut [u8]) {
-        data.fill(0x5a);
-    }
-    fn write(&self, _offset: u64, data: &[u8]) {
-        self.0.lock().extend(data);
-    }
-}
-
-struct Board {
-    ports: Arc<Bus>,
-    memory: Arc<Bus>,
-    levels: Arc<Levels>,
-    messages: Messages,
-    reset_control: Arc<Register>,
-    power_management: Arc<Register>,
-    host: Arc<PciHost>,
-    direct: Arc<ScratchFunction>,
-    behind: Arc<ScratchFunction>,
-}
-
-const NEAR: Place = Place { port: None, device: 3, function: 0 };
-const FAR: Place = Place { port: Some(PortPlace { device: 2, function: 0 }), device: 0, function: 0 };
-
-/// A function at 00:03.0, one behind the root port 00:02.0, nothing behind the port 00:02.1.
 fn board() -> Board {
-    let (ports, memory) = (Arc::new(Bus::new()), Arc::new(Bus::new()));
-    let (levels, messages) = (Arc::new(Levels::default()), message_log());
-    let (reset_control, power_management) = (Arc::new(Register::default()), Arc::new(Register::default()));
-    let host = PciHost::new(Surroundings {
-        ports: ports.clone(),
-        memory: memory.clone(),
-        wires: levels.clone(),
-        physical_bits: 40,
-        low_memory_end: 0x8000_0000,
-        high_memory_end: 0x1_8000_0000,
-        reset_control: reset_control.clone(),
-    })
-    .unwrap();
-    host.plug(Mch::place(), Mch::new(host.ecam())).unwrap();
-    host.plug(Lpc::place(), Lpc::new(power_management.clone(), host.router().clone())).unwrap();
-    for function in 0..2 {
-        let place = Place::root(2, function);
-        let line = host.line(place, root_port::PIN).unwrap();
-        let port = RootPort::new(place, u16::from(function) + 1, function == 0, line, messages.vector());
-        host.plug(place, port).unwrap();
-    }
-    let scratch = |place| {
-        let function = ScratchFunction::new(place, host.line(place, Pin::A).unwrap());
-        host.plug(place, function.clone()).unwrap();
-        function
-    };
-    let (direct, behind) = (scratch(NEAR), scratch(FAR));
-    host.reset();
-    Board { ports, memory, levels, messages, reset_control, power_management, host, direct, behind }
-}
-
-impl Board {
-    fn select(&self, at: Bdf, register: u8) {
-        let devfn = u32::from(at.device) << 3 | u32::from(at.function);
-        let address = 1 << 31 | u32::from(at.bus) << 16 | devfn << 8 | u32::from(register & 0xfc);
-        assert!(self.ports.write(0xcf8, &address.to_le_bytes()));
-    }
-    fn peek<const N: usize>(&self, at: Bdf, register: u8) -> [u8; N] {
-        self.select(at, register);
-        let mut data = [0; N];
-        self.ports.read(0xcfc + u64::from(register & 3), &mut data);
-        data
-    }
-    fn poke(&self, at: Bdf, register: u8, data: &[u8]) {
-        self.select(at, register);
-        self.ports.write(0xcfc + u64::from(register & 3), data);
-    }
-    fn claimed(&self, address: u64) -> bool {
-        self.memory.read(address, &mut [0])
-    }
-}
-
-fn at(bus: u8, device: u8, function: u8) -> Bdf {
-    Bdf { bus, device, function }
+    Board::new()
 }
 
 #[test]
@@ -120,7 +37,7 @@ fn config_ports_answer_by_width_as_the_chip() {
     board.select(at(0, 31, 0), 0);
     assert!(board.ports.write(0xcf8, &[0x12, 0x34]));
     assert!(board.ports.write(0xcf9, &[0x06]));
-    assert_eq!(*board.reset_control.0.lock(), [6]);
+    assert_eq!(board.reset_control.written(), [6]);
     let mut byte = [0];
     board.ports.read(0xcf9, &mut byte);
     assert_eq!(byte, [0x5a]);
@@ -171,10 +88,10 @@ fn bars_decode_only_while_command_is_on_and_follow_moves() {
     let mut byte = [0];
     assert!(board.memory.read(0xe100_0010, &mut byte));
     assert_eq!(byte, [7]);
-    assert_eq!(board.direct.placed(2), Some(0xe100_0000));
+    assert_eq!(board.near.placed(2), Some(0xe100_0000));
     board.poke(near, 0x04, &[0]);
     assert!(!board.claimed(0xe100_0010));
-    assert_eq!(board.direct.placed(2), None);
+    assert_eq!(board.near.placed(2), None);
     board.poke(near, 0x1c, &[0, 0xc0]);
     board.poke(near, 0x04, &[1]);
     assert!(board.ports.write(0xc01f, &[1]));
@@ -190,10 +107,10 @@ fn a_64_bit_bar_reaches_the_physical_width_and_no_further() {
     board.poke(near, 0x14, &[0xff, 0, 0, 0]);
     assert!(board.claimed(0xff_ffff_ffff));
     board.poke(near, 0x14, &[0, 1, 0, 0]);
-    assert_eq!(board.direct.placed(0), None);
+    assert_eq!(board.near.placed(0), None);
     board.poke(near, 0x10, &[0xff; 4]);
     board.poke(near, 0x14, &[0xff; 4]);
-    assert_eq!(board.direct.placed(0), None);
+    assert_eq!(board.near.placed(0), None);
 }
 
 #[test]
@@ -203,9 +120,9 @@ fn an_overlapping_bar_is_not_decoded_until_the_other_moves() {
     board.poke(near, 0x04, &[2]);
     board.poke(near, 0x10, &0xe000_0000u32.to_le_bytes());
     board.poke(near, 0x18, &0xe000_1000u32.to_le_bytes());
-    assert_eq!((board.direct.placed(0), board.direct.placed(2)), (Some(0xe000_0000), None));
+    assert_eq!((board.near.placed(0), board.near.placed(2)), (Some(0xe000_0000), None));
     board.poke(near, 0x10, &0xe800_0000u32.to_le_bytes());
-    assert_eq!((board.direct.placed(0), board.direct.placed(2)), (Some(0xe800_0000), Some(0xe000_1000)));
+    assert_eq!((board.near.placed(0), board.near.placed(2)), (Some(0xe800_0000), Some(0xe000_1000)));
 }
 
 #[test]
@@ -218,14 +135,14 @@ fn a_port_forwards_its_bus_and_windows_only() {
     assert_eq!(board.peek(at(1, 1, 0), 0), [0xff; 4]);
     board.poke(at(1, 0, 0), 0x18, &0xe010_0000u32.to_le_bytes());
     board.poke(at(1, 0, 0), 0x04, &[2]);
-    assert_eq!(board.behind.placed(2), None);
+    assert_eq!(board.far.placed(2), None);
     // Window 0xe0100000 to 0xe01fffff, then decoding on.
     board.poke(port, 0x20, &[0x10, 0xe0, 0x10, 0xe0]);
-    assert_eq!(board.behind.placed(2), None);
+    assert_eq!(board.far.placed(2), None);
     board.poke(port, 0x04, &[2]);
-    assert_eq!(board.behind.placed(2), Some(0xe010_0000));
+    assert_eq!(board.far.placed(2), Some(0xe010_0000));
     board.poke(port, 0x20, &[0x20, 0xe0, 0x20, 0xe0]);
-    assert_eq!(board.behind.placed(2), None);
+    assert_eq!(board.far.placed(2), None);
 }
 
 #[test]
@@ -263,7 +180,7 @@ fn a_function_level_reset_resets_one_function() {
     board.poke(near, 0x04, &[2]);
     board.poke(near, express + EXPRESS_DEVICE_CONTROL as u8, &[0x10, 0xa8]);
     assert_eq!(board.peek(near, 0x04), [0]);
-    assert_eq!(board.direct.placed(2), None);
+    assert_eq!(board.near.placed(2), None);
     assert!(!board.claimed(0xe000_0000));
 }
 
@@ -320,7 +237,7 @@ fn plug_refuses_what_cannot_be() {
 #[test]
 fn intx_takes_the_wire_of_the_table_and_the_pic_route_besides() {
     let board = board();
-    board.direct.interrupt(true);
+    board.near.interrupt(true);
     assert_eq!(board.levels.up(), [23]);
     let [status] = board.peek(at(0, 3, 0), 0x06);
     assert_eq!(status & STATUS_INTERRUPT as u8, STATUS_INTERRUPT as u8);
@@ -330,7 +247,7 @@ fn intx_takes_the_wire_of_the_table_and_the_pic_route_besides() {
     board.poke(at(0, 3, 0), 0x05, &[0x04]);
     assert!(board.levels.up().is_empty());
     board.poke(at(0, 3, 0), 0x05, &[0]);
-    board.behind.interrupt(true);
+    board.far.interrupt(true);
     assert_eq!(board.levels.up(), [5, 22, 23]);
     board.host.reset();
     assert!(board.levels.up().is_empty());
@@ -347,7 +264,7 @@ fn the_lpc_bridge_places_its_blocks() {
     assert!(board.ports.read(0x608, &mut timer));
     assert_eq!(timer, [0x5a; 4]);
     board.ports.write(0x604, &[0x34, 0x12]);
-    assert_eq!(*board.power_management.0.lock(), [0x34, 0x12]);
+    assert_eq!(board.power_management.written(), [0x34, 0x12]);
     assert_eq!(board.host.snapshot().pm_base, Some(0x600));
     board.poke(lpc, 0x40, &[0x81, 0xb0]);
     assert_eq!(board.host.snapshot().pm_base, Some(0xb080));
@@ -368,7 +285,7 @@ fn a_direct_boot_finds_everything_programmed() {
     assert_eq!(snapshot.windows.first(), Some(&Window { base: 0x8000_0000, len: 0x3000_0000 }));
     let ports: Vec<_> = snapshot.root_ports.iter().map(|port| (port.secondary, port.slot)).collect();
     assert_eq!(ports, [(1, 1), (2, 2)]);
-    for function in [&board.direct, &board.behind] {
+    for function in [&board.near, &board.far] {
         let high = function.placed(0).unwrap();
         assert!(high >= 0x1_8000_0000 && snapshot.windows[2].base <= high);
         assert!((0xc000_0000..LOW_WINDOWS_END).contains(&function.placed(2).unwrap()));
@@ -420,13 +337,13 @@ fn a_direct_boot_says_when_devices_do_not_fit() {
 fn the_whole_tree_is_saved_and_restored() {
     let first = board();
     direct::program(&first.host).unwrap();
-    first.behind.interrupt(true);
+    first.far.interrupt(true);
     first.select(at(1, 0, 0), 0x10);
     let saved = first.host.save().unwrap();
     let second = board();
     second.host.restore(&saved).unwrap();
     assert_eq!(second.host.snapshot(), first.host.snapshot());
-    assert_eq!(second.behind.placed(0), first.behind.placed(0));
+    assert_eq!(second.far.placed(0), first.far.placed(0));
     assert_eq!(second.levels.up(), first.levels.up());
     let mut data = [0; 4];
     second.ports.read(0xcfc, &mut data);
@@ -442,7 +359,7 @@ fn the_whole_tree_is_saved_and_restored() {
 fn nothing_that_the_host_holds_keeps_functions_alive() {
     let board = board();
     direct::program(&board.host).unwrap();
-    let (function, memory) = (Arc::downgrade(&board.behind), board.memory.clone());
+    let (function, memory) = (Arc::downgrade(&board.far), board.memory.clone());
     drop(board);
     assert!(function.upgrade().is_none());
     assert!(memory.read(0xb000_0000, &mut [0; 4]), "the claim stays, without anybody behind");

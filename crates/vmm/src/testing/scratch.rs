@@ -19,7 +19,7 @@ use crate::pci::{PciFunction, Place, express};
 pub struct ScratchFunction {
     place: Place,
     endpoint: Endpoint,
-    bytes: Mutex<BTreeMap<(RegionKind, u64), u8>>,
+    bytes: Mutex<BTreeMap<(u8, u64), u8>>,
     placed: Mutex<BTreeMap<RegionKind, u64>>,
 }
 
@@ -54,6 +54,13 @@ impl ScratchFunction {
     }
 }
 
+fn bar(kind: RegionKind) -> u8 {
+    match kind {
+        RegionKind::Bar(index) => index,
+        _ => u8::MAX,
+    }
+}
+
 impl PciFunction for ScratchFunction {
     fn config_read(&self, offset: usize, data: &mut [u8]) {
         self.endpoint.config_read(offset, data);
@@ -67,11 +74,11 @@ impl PciFunction for ScratchFunction {
     fn region_read(&self, kind: RegionKind, offset: u64, data: &mut [u8]) {
         let bytes = self.bytes.lock();
         for (at, out) in (offset..).zip(data) {
-            *out = bytes.get(&(kind, at)).copied().unwrap_or(0);
+            *out = bytes.get(&(bar(kind), at)).copied().unwrap_or(0);
         }
     }
     fn region_write(&self, kind: RegionKind, offset: u64, data: &[u8]) {
-        self.bytes.lock().extend((offset..).zip(data).map(|(at, byte)| ((kind, at), *byte)));
+        self.bytes.lock().extend((offset..).zip(data).map(|(at, byte)| ((bar(kind), at), *byte)));
     }
     fn region_placed(&self, kind: RegionKind, base: Option<u64>) {
         match base {
@@ -92,12 +99,12 @@ impl Device for ScratchFunction {
     fn pause(&self) {}
     fn resume(&self) {}
     fn save(&self) -> Result<Saved, StateError> {
-        let bytes: Vec<_> =
-            self.bytes.lock().iter().map(|((kind, at), byte)| (format!("{kind:?}"), *at, *byte)).collect();
+        let bytes: Vec<((u8, u64), u8)> = self.bytes.lock().iter().map(|(at, byte)| (*at, *byte)).collect();
         Saved::new("scratch", 1, &(self.endpoint.save(), bytes))
     }
     fn restore(&self, saved: &Saved) -> Result<(), StateError> {
-        let (endpoint, _): (_, Vec<(String, u64, u8)>) = saved.open("scratch", 1)?;
+        let (endpoint, bytes): (_, Vec<((u8, u64), u8)>) = saved.open("scratch", 1)?;
+        *self.bytes.lock() = bytes.into_iter().collect();
         self.endpoint.restore(&endpoint)
     }
     fn unplug(&self) {

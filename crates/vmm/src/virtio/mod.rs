@@ -17,6 +17,8 @@ pub mod blk;
 mod chain;
 pub mod console;
 mod device;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod interrupt;
 mod ring;
 pub mod rng;
