@@ -12,6 +12,7 @@ mod board;
 mod crew;
 mod event;
 mod exits;
+mod plug;
 mod state;
 
 use std::sync::Arc;
