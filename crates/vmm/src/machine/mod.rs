@@ -30,6 +30,7 @@ use crate::bus::ClaimError;
 use crate::chipset::direct::{self, DirectError};
 use crate::config::{Action, Actions, Config, Linux};
 use crate::device::StateError;
+use crate::legacy::i8042::KeyboardController;
 use crate::legacy::serial::Serial;
 use crate::memory::{GuestRam, RamError, slots::SlotError};
 use crate::pci::PlugError;
@@ -199,6 +200,11 @@ impl Machine {
     /// The serial port COM`number + 1`.
     pub fn serial(&self, number: usize) -> Option<&Arc<Serial>> {
         self.board.serials.get(number)
+    }
+
+    /// Keyboard and mouse, if the machine has them.
+    pub fn ps2(&self) -> Option<&Arc<KeyboardController>> {
+        self.board.ps2.as_ref()
     }
 
     /// RAM, which outlives the machine as long as somebody holds it.
