@@ -21,7 +21,9 @@ use crate::config::{Config, VERSION};
 use crate::device::Device;
 use crate::display::Display;
 use crate::irq::Line;
+use crate::legacy::i8042::{self, KeyboardController};
 use crate::legacy::ports::Ports;
+use crate::legacy::rtc::{self, RealTimeClock};
 use crate::legacy::serial::{COM, LEN, Serial};
 use crate::memory::layout::{ABOVE_4G, HIGH_RAM, RamSplit, TABLES};
 use crate::memory::{GuestRam, slots::Slots};
@@ -43,6 +45,7 @@ pub struct Board {
     pub(super) pm: Arc<PowerManagement>,
     pub(super) serials: Vec<Arc<Serial>>,
     pub(super) display: Option<Arc<Display>>,
+    pub(super) ps2: Option<Arc<KeyboardController>>,
     /// All devices, in the order in which they are paused, saved and restored.
     pub(super) devices: Vec<Arc<dyn Device>>,
     pub(super) ram: GuestRam,
@@ -78,6 +81,13 @@ impl Board {
         pci.plug(Mch::place(), Mch::new(pci.ecam()))?;
         pci.plug(Lpc::place(), Lpc::new(pm.clone(), pci.router().clone()))?;
         let mut devices: Vec<Arc<dyn Device>> = vec![bytes, pm.clone()];
+        let ps2 = config.legacy.ps2.then(|| keyboard_controller(&pci, &ports, &crew)).transpose()?;
+        devices.extend(ps2.iter().map(|ps2| ps2.clone() as Arc<dyn Device>));
+        if let Some(rtc) = config.legacy.rtc {
+            let clock = RealTimeClock::new(isa(&pci, rtc::IRQ, 0), time, rtc.offset);
+            ports.claim(rtc::PORT, rtc::LEN, clock.clone())?;
+            devices.push(clock);
+        }
         let serials = serials(config, &pci, &ports)?;
         devices.extend(serials.iter().map(|serial| serial.clone() as Arc<dyn Device>));
         let display = plug::all(
@@ -101,6 +111,7 @@ impl Board {
             pci,
             pm,
             serials,
+            ps2,
             display,
             devices,
             ram,
@@ -181,6 +192,13 @@ fn vcpus(vm: &Vm, config: &Config, cpuid: &Cpuid) -> Result<Vec<Vcpu>, Error> {
     let msrs: Arc<[u32]> = msr::saved_list(vm.kvm())?.into();
     let make = |number| Vcpu::new(vm, number, config.cpus.apic_id(number), cpuid, msrs.clone());
     Ok((0..config.cpus.processors()).map(make).collect::<Result<_, _>>()?)
+}
+
+fn keyboard_controller(pci: &PciHost, ports: &Bus, crew: &Arc<Crew>) -> Result<Arc<KeyboardController>, Error> {
+    let lines = i8042::IRQS.map(|irq| isa(pci, irq, 0));
+    let controller = KeyboardController::new(lines, crew.clone());
+    controller.claim(ports)?;
+    Ok(controller)
 }
 
 fn serials(config: &Config, pci: &PciHost, ports: &Bus) -> Result<Vec<Arc<Serial>>, Error> {
