@@ -190,6 +190,12 @@ pub(crate) mod manual {
     struct ManualAlarm(ManualTime, usize);
 
     impl ManualTime {
+        pub fn at_wall(seconds: u64) -> Self {
+            let time = Self::default();
+            time.0.lock().wall = Duration::from_secs(seconds);
+            time
+        }
+
         /// Moves both clocks on, calling alarms at their times.
         pub fn advance(&self, by: Duration) {
             let end = self.0.lock().now + by;

@@ -4,6 +4,7 @@
 //! Defaults and rules across sections are the caller's; what can't be built is refused when it is.
 
 mod actions;
+mod devices;
 mod display;
 mod legacy;
 mod memory;
@@ -11,6 +12,7 @@ mod memory;
 use std::os::fd::OwnedFd;
 
 pub use actions::{Action, Actions};
+pub use devices::{PciDevice, PciKind};
 pub use display::Display;
 pub use legacy::{Legacy, Rtc};
 pub use memory::Memory;
@@ -38,6 +40,8 @@ pub struct Config {
     pub uuid: [u8; 16],
     /// Devices of the first PCs.
     pub legacy: Legacy,
+    /// Devices in PCI slots, root ports before what is behind them.
+    pub pci: Vec<PciDevice>,
     /// Its display, if it has one.
     pub display: Option<Display>,
     /// What follows when the guest ends or resets.

@@ -2,5 +2,7 @@
 //!
 //! The interval timer with the speaker port is the kernel's.
 
+pub mod i8042;
 pub mod ports;
+pub mod rtc;
 pub mod serial;

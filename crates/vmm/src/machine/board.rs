@@ -7,6 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::Error;
 use super::crew::Crew;
+use super::plug::{self, Socket};
 use crate::acpi;
 use crate::arch::x86_64::cpuid::Cpuid;
 use crate::arch::x86_64::vcpu::Vcpu;
@@ -19,9 +20,10 @@ use crate::chipset::{Lpc, Mch};
 use crate::config::{Config, VERSION};
 use crate::device::Device;
 use crate::display::Display;
-use crate::doorbell::Doorbells;
-use crate::irq::{Line, MsiController, Wires};
+use crate::irq::Line;
+use crate::legacy::i8042::{self, KeyboardController};
 use crate::legacy::ports::Ports;
+use crate::legacy::rtc::{self, RealTimeClock};
 use crate::legacy::serial::{COM, LEN, Serial};
 use crate::memory::layout::{ABOVE_4G, HIGH_RAM, RamSplit, TABLES};
 use crate::memory::{GuestRam, slots::Slots};
@@ -43,6 +45,7 @@ pub struct Board {
     pub(super) pm: Arc<PowerManagement>,
     pub(super) serials: Vec<Arc<Serial>>,
     pub(super) display: Option<Arc<Display>>,
+    pub(super) ps2: Option<Arc<KeyboardController>>,
     /// All devices, in the order in which they are paused, saved and restored.
     pub(super) devices: Vec<Arc<dyn Device>>,
     pub(super) ram: GuestRam,
@@ -78,9 +81,25 @@ impl Board {
         pci.plug(Mch::place(), Mch::new(pci.ecam()))?;
         pci.plug(Lpc::place(), Lpc::new(pm.clone(), pci.router().clone()))?;
         let mut devices: Vec<Arc<dyn Device>> = vec![bytes, pm.clone()];
+        let ps2 = config.legacy.ps2.then(|| keyboard_controller(&pci, &ports, &crew)).transpose()?;
+        devices.extend(ps2.iter().map(|ps2| ps2.clone() as Arc<dyn Device>));
+        if let Some(rtc) = config.legacy.rtc {
+            let clock = RealTimeClock::new(isa(&pci, rtc::IRQ, 0), time, rtc.offset);
+            ports.claim(rtc::PORT, rtc::LEN, clock.clone())?;
+            devices.push(clock);
+        }
         let serials = serials(config, &pci, &ports)?;
         devices.extend(serials.iter().map(|serial| serial.clone() as Arc<dyn Device>));
-        let display = display(config, &pci, &slots)?;
+        let display = plug::all(
+            config,
+            &Socket {
+                pci: &pci,
+                ram: &ram,
+                slots: &slots,
+                messages: Arc::new(irqchip.clone()),
+                doorbells: Arc::new(KvmDoorbells::new(vm.fd().clone())),
+            },
+        )?;
         devices.push(pci.clone());
         let vcpus = vcpus(&vm, config, &cpuid)?;
         let (described, identity) = (described(config), identity(config, split));
@@ -92,6 +111,7 @@ impl Board {
             pci,
             pm,
             serials,
+            ps2,
             display,
             devices,
             ram,
@@ -111,21 +131,6 @@ impl Board {
     /// The owner of the memory slots.
     pub fn slots(&self) -> &Arc<Slots> {
         &self.slots
-    }
-
-    /// Gives out message vectors.
-    pub fn messages(&self) -> Arc<dyn MsiController> {
-        Arc::new(self.irqchip.clone())
-    }
-
-    /// Inputs of the interrupt controllers.
-    pub fn wires(&self) -> Arc<dyn Wires> {
-        Arc::new(self.irqchip.clone())
-    }
-
-    /// Binds guest writes to events.
-    pub fn doorbells(&self) -> Arc<dyn Doorbells> {
-        Arc::new(KvmDoorbells::new(self.vm.fd().clone()))
     }
 
     /// Writes the tables that firmware would have made. Gives the address of ACPI's root pointer.
@@ -171,13 +176,6 @@ fn identity(config: &Config, split: RamSplit) -> smbios::Machine {
     }
 }
 
-fn display(config: &Config, pci: &PciHost, slots: &Arc<Slots>) -> Result<Option<Arc<Display>>, Error> {
-    let Some(wanted) = &config.display else { return Ok(None) };
-    let display = Display::new(wanted.place, wanted.memory.clone(), slots.clone());
-    pci.plug(wanted.place, display.clone())?;
-    Ok(Some(display))
-}
-
 // A board device's end of an ISA wire that PIRQs may share.
 fn isa(pci: &PciHost, irq: u8, which: u32) -> Line {
     pci.router().isa(irq).line(FIRST_FREE_ISA_SOURCE + which)
@@ -194,6 +192,13 @@ fn vcpus(vm: &Vm, config: &Config, cpuid: &Cpuid) -> Result<Vec<Vcpu>, Error> {
     let msrs: Arc<[u32]> = msr::saved_list(vm.kvm())?.into();
     let make = |number| Vcpu::new(vm, number, config.cpus.apic_id(number), cpuid, msrs.clone());
     Ok((0..config.cpus.processors()).map(make).collect::<Result<_, _>>()?)
+}
+
+fn keyboard_controller(pci: &PciHost, ports: &Bus, crew: &Arc<Crew>) -> Result<Arc<KeyboardController>, Error> {
+    let lines = i8042::IRQS.map(|irq| isa(pci, irq, 0));
+    let controller = KeyboardController::new(lines, crew.clone());
+    controller.claim(ports)?;
+    Ok(controller)
 }
 
 fn serials(config: &Config, pci: &PciHost, ports: &Bus) -> Result<Vec<Arc<Serial>>, Error> {

@@ -169,7 +169,6 @@ impl Crew {
             while self.watch.lock().orders == Orders::Run {
                 self.run_guest(&mut vcpu, member, exits);
             }
-            exits.catch_up();
         }
     }
 
@@ -188,9 +187,11 @@ impl Crew {
     // Runs until something has made the processor look up, with no exit half done.
     fn run_guest(&self, vcpu: &mut Vcpu, member: &Member, exits: &Exits) {
         loop {
-            let fault = match vcpu.fd.run() {
-                Ok(VcpuExit::IoIn(port, _) | VcpuExit::IoOut(port, _)) => {
-                    exits.port(port, vcpu);
+            let exit = vcpu.fd.run();
+            exits.catch_up();
+            let fault = match exit {
+                Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => {
+                    exits.port(vcpu);
                     continue;
                 }
                 Ok(exit) => match exits.serve(exit) {

@@ -12,6 +12,7 @@ mod board;
 mod crew;
 mod event;
 mod exits;
+mod plug;
 mod state;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::chipset::direct::{self, DirectError};
 use crate::config::{Action, Actions, Config, Linux};
 use crate::device::StateError;
 use crate::display::Display;
+use crate::legacy::i8042::KeyboardController;
 use crate::legacy::serial::Serial;
 use crate::memory::{GuestRam, RamError, slots::SlotError};
 use crate::pci::PlugError;
@@ -210,6 +212,11 @@ impl Machine {
     /// The display, if there is one.
     pub fn display(&self) -> Option<&Arc<Display>> {
         self.board.display.as_ref()
+    }
+
+    /// Keyboard and mouse, if the machine has them.
+    pub fn ps2(&self) -> Option<&Arc<KeyboardController>> {
+        self.board.ps2.as_ref()
     }
 
     /// RAM, which outlives the machine as long as somebody holds it.

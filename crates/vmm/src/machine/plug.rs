@@ -1,0 +1,61 @@
+//! Plugs the configured devices into PCI.
+
+use std::sync::Arc;
+
+use super::Error;
+use crate::config::{Config, PciDevice, PciKind};
+use crate::display::Display;
+use crate::doorbell::Doorbells;
+use crate::irq::MsiController;
+use crate::memory::{GuestRam, slots::Slots};
+use crate::pci::root_port::{self, RootPort};
+use crate::pci::{PciFunction, PciHost};
+use crate::virtio::blk::Blk;
+use crate::virtio::console::{Console, Endpoints};
+use crate::virtio::rng::Rng;
+use crate::virtio::{Numbers, Resources, VirtioDevice, VirtioPci};
+
+/// What devices are given of the board.
+pub(super) struct Socket<'a> {
+    pub(super) pci: &'a PciHost,
+    pub(super) ram: &'a GuestRam,
+    pub(super) slots: &'a Arc<Slots>,
+    pub(super) messages: Arc<dyn MsiController>,
+    pub(super) doorbells: Arc<dyn Doorbells>,
+}
+
+/// Plugs all devices of `config`; gives the display, if it has one.
+pub(super) fn all(config: &Config, socket: &Socket<'_>) -> Result<Option<Arc<Display>>, Error> {
+    let numbers = Numbers::default();
+    for device in &config.pci {
+        let function = make(device, socket, &numbers)?;
+        socket.pci.plug(device.place, function)?;
+    }
+    let Some(wanted) = &config.display else { return Ok(None) };
+    let display = Display::new(wanted.place, wanted.memory.clone(), socket.slots.clone());
+    socket.pci.plug(wanted.place, display.clone())?;
+    Ok(Some(display))
+}
+
+fn make(device: &PciDevice, socket: &Socket<'_>, numbers: &Numbers) -> Result<Arc<dyn PciFunction>, Error> {
+    let virtio: Arc<dyn VirtioDevice> = match &device.kind {
+        PciKind::RootPort { slot, multifunction } => {
+            let line = socket.pci.line(device.place, root_port::PIN)?;
+            return Ok(RootPort::new(device.place, *slot, *multifunction, line, socket.messages.vector()?));
+        }
+        PciKind::Disk { disk, queues, serial } => Blk::new(disk.clone(), *queues, serial),
+        PciKind::Rng => Rng::new(),
+        PciKind::Console { input, output, columns, rows } => {
+            let ends = Endpoints { input: input.try_clone()?, output: output.try_clone()? };
+            Console::new(ends, *columns, *rows)?
+        }
+    };
+    let resources = Resources {
+        memory: socket.ram.clone(),
+        line: socket.pci.line(device.place, VirtioPci::PIN)?,
+        messages: socket.messages.clone(),
+        doorbells: socket.doorbells.clone(),
+        queue_numbers: numbers.clone(),
+    };
+    Ok(VirtioPci::new(device.place, virtio, resources)?)
+}

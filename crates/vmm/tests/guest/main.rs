@@ -1,0 +1,6 @@
+//! Whole machines with Debian's cloud kernel in them.
+
+mod boot;
+mod ends;
+mod lives;
+mod story;
