@@ -70,7 +70,13 @@ impl Recipe {
 
     /// Boots it and waits for its script's greeting.
     pub fn boot(self) -> Guest {
-        let (machine, events) = Machine::new(self.config()).unwrap();
+        let config = self.config();
+        self.boot_with(config)
+    }
+
+    /// Boots it with a configuration of its own.
+    pub fn boot_with(self, config: Config) -> Guest {
+        let (machine, events) = Machine::new(config).unwrap();
         let guest = Guest::around(self, machine, events, Console::default());
         guest.machine().start();
         guest.sees("GUEST READY");
