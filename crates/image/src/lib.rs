@@ -1,3 +1,30 @@
 //! Disk images. Raw only so far; qcow2 comes with its own module.
 //!
-//! Knows nothing of virtual machines: it opens files as disks and reads, writes, flushes and discards.
+//! Knows nothing of virtual machines: it opens files as disks and reads, writes, flushes and discards. Whatever the
+//! format, an opened disk is a [`BlockDevice`]; it blocks, and any number of threads may use it at once.
+//!
+//! ```
+//! use std::io::{IoSlice, IoSliceMut};
+//! use kiln_image::{Access, BlockDevice, raw};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("disk.img");
+//! raw::create(&path, 1 << 20)?;
+//! let disk = raw::Raw::open(&path, Access::Write)?;
+//! disk.write_at(&[IoSlice::new(b"hello")], 4096)?;
+//! let mut back = [0; 5];
+//! disk.read_at(&mut [IoSliceMut::new(&mut back)], 4096)?;
+//! assert_eq!(&back, b"hello");
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod block;
+mod error;
+pub mod lock;
+pub mod raw;
+
+pub use block::{BlockDevice, Geometry, SECTOR};
+pub use error::{Error, Operation};
+pub use lock::Access;

@@ -62,6 +62,7 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
         },
         uuid: [0; 16],
         legacy: if args.small { Legacy::small() } else { Legacy::full() },
+        display: None,
         actions: Actions::default(),
     };
     let (machine, events) = Machine::new(config)?;

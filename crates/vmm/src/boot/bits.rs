@@ -82,3 +82,22 @@ pub const BOOT_PARAMS: u64 = 0x7000;
 pub const CMDLINE: u64 = 0x2_0000;
 /// Room for the command line.
 pub const CMDLINE_ROOM: u64 = 0x1_0000;
+
+/// Screen information: kind of screen (boot parameters begin with it).
+pub const SCREEN_IS_VGA: usize = 0x0f;
+/// A linear framebuffer by VESA.
+pub const VIDEO_TYPE_VLFB: u8 = 0x23;
+/// Screen information: width in pixels.
+pub const SCREEN_WIDTH: usize = 0x12;
+/// Screen information: height in pixels.
+pub const SCREEN_HEIGHT: usize = 0x14;
+/// Screen information: bits per pixel.
+pub const SCREEN_DEPTH: usize = 0x16;
+/// Screen information: address of the framebuffer.
+pub const SCREEN_BASE: usize = 0x18;
+/// Screen information: its length.
+pub const SCREEN_SIZE: usize = 0x1c;
+/// Screen information: bytes of a line.
+pub const SCREEN_STRIDE: usize = 0x24;
+/// Screen information: size and position of red, green, blue and the rest, a byte each.
+pub const SCREEN_COLOURS: usize = 0x26;

@@ -6,6 +6,7 @@ use super::bits::*;
 use super::header::{Header, put};
 use super::{BootError, Place, length, memory_map};
 use crate::arch::x86_64::regs::Entry;
+use crate::display::BootScreen;
 use crate::memory::layout::HIGH_RAM;
 
 pub(super) fn load(place: &Place<'_>, start: &[u8]) -> Result<Entry, BootError> {
@@ -38,7 +39,10 @@ fn boot_params(place: &Place<'_>, header: &Header, initrd: Option<(u64, u64)>) -
     let (address, len) = initrd.unwrap_or((0, 0));
     put(&mut params, RAMDISK_IMAGE, &(address as u32).to_le_bytes());
     put(&mut params, RAMDISK_SIZE, &(len as u32).to_le_bytes());
-    put(&mut params, ACPI_RSDP, &place.rsdp.to_le_bytes());
+    put(&mut params, ACPI_RSDP, &place.told.rsdp.to_le_bytes());
+    if let Some(screen) = &place.told.screen {
+        put_screen(&mut params, screen);
+    }
     let map = memory_map::of(place.split);
     for (n, entry) in map.iter().take(E820_MAX).enumerate() {
         let at = E820_TABLE + n * 20;
@@ -48,4 +52,17 @@ fn boot_params(place: &Place<'_>, header: &Header, initrd: Option<(u64, u64)>) -
     }
     put(&mut params, E820_ENTRIES, &[map.len().min(E820_MAX) as u8]);
     params
+}
+
+// Linux, include/uapi/linux/screen_info.h: a linear framebuffer as VESA's BIOS would describe it, 8 bits a colour.
+fn put_screen(params: &mut [u8], screen: &BootScreen) {
+    put(params, SCREEN_IS_VGA, &[VIDEO_TYPE_VLFB]);
+    put(params, SCREEN_WIDTH, &screen.width.to_le_bytes());
+    put(params, SCREEN_HEIGHT, &screen.height.to_le_bytes());
+    put(params, SCREEN_DEPTH, &32u16.to_le_bytes());
+    // A display's BAR lies below 4 GiB; its length is told in units of 64 KiB.
+    put(params, SCREEN_BASE, &(screen.base as u32).to_le_bytes());
+    put(params, SCREEN_SIZE, &((screen.len >> 16) as u32).to_le_bytes());
+    put(params, SCREEN_STRIDE, &(screen.width * 4).to_le_bytes());
+    put(params, SCREEN_COLOURS, &[8, 16, 8, 8, 8, 0, 8, 24]);
 }

@@ -16,6 +16,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::arch::x86_64::regs::Entry;
+use crate::display::BootScreen;
 use crate::memory::GuestRam;
 use crate::memory::layout::{PAGE, RamSplit};
 use bits::{CMDLINE, CMDLINE_ROOM};
@@ -90,16 +91,33 @@ pub enum BootError {
     Memory(#[from] vm_memory::GuestMemoryError),
 }
 
-/// Loads a kernel and says where the boot processor begins. `rsdp` is the address of ACPI's root pointer.
+/// What a kernel is told of its machine beside the memory map.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Told {
+    /// Address of ACPI's root pointer.
+    pub rsdp: u64,
+    /// The screen that it begins with.
+    pub screen: Option<BootScreen>,
+}
+
+/// Whether the kernel's boot protocol can tell it of a screen: Linux's own can, PVH can't.
+///
+/// # Errors
+/// When the kernel can't be read.
+pub fn has_boot_screen(linux: &Linux) -> Result<bool, BootError> {
+    Ok(!header::is_elf(&peek(&linux.kernel)?))
+}
+
+/// Loads a kernel and says where the boot processor begins.
 ///
 /// # Errors
 /// When the kernel, initrd or command line can't be booted; guest memory may have changed.
-pub fn load(ram: &GuestRam, split: RamSplit, linux: &Linux, rsdp: u64) -> Result<Entry, BootError> {
+pub fn load(ram: &GuestRam, split: RamSplit, linux: &Linux, told: Told) -> Result<Entry, BootError> {
     if linux.cmdline.contains('\0') {
         return Err(BootError::CmdlineNul);
     }
     let start = peek(&linux.kernel)?;
-    let place = Place { ram, split, linux, rsdp };
+    let place = Place { ram, split, linux, told };
     let entry = if header::is_elf(&start) { pvh::load(&place)? } else { linux64::load(&place, &start)? };
     entry.write_tables(ram)?;
     Ok(entry)
@@ -109,7 +127,7 @@ struct Place<'a> {
     ram: &'a GuestRam,
     split: RamSplit,
     linux: &'a Linux,
-    rsdp: u64,
+    told: Told,
 }
 
 impl Place<'_> {

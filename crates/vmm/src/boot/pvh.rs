@@ -60,7 +60,7 @@ fn start_info(place: &Place<'_>, initrd: Option<(u64, u64)>) -> Vec<u8> {
     let mut words = |list: &[u32]| list.iter().for_each(|n| info.extend(n.to_le_bytes()));
     words(&[START_INFO_MAGIC, 1, 0, u32::from(initrd.is_some())]);
     let mut longs = |list: &[u64]| list.iter().for_each(|n| info.extend(n.to_le_bytes()));
-    longs(&[if initrd.is_some() { modules } else { 0 }, CMDLINE, place.rsdp, ranges]);
+    longs(&[if initrd.is_some() { modules } else { 0 }, CMDLINE, place.told.rsdp, ranges]);
     info.extend((map.len() as u32).to_le_bytes());
     info.extend(0u32.to_le_bytes());
     let (address, len) = initrd.unwrap_or((0, 0));

@@ -19,7 +19,7 @@ fn machine(mib: u64) -> (GuestRam, RamSplit) {
 
 fn boot(mib: u64, linux: &Linux) -> Result<(GuestRam, Entry), BootError> {
     let (ram, split) = machine(mib);
-    let entry = load(&ram, split, linux, 0xe_0000)?;
+    let entry = load(&ram, split, linux, Told { rsdp: 0xe_0000, screen: None })?;
     Ok((ram, entry))
 }
 
@@ -82,12 +82,27 @@ fn a_bzimage_stands_where_it_asked_with_its_parameters() {
 }
 
 #[test]
+fn a_bzimage_is_told_of_its_screen() {
+    let (ram, split) = machine(64);
+    let screen = BootScreen { base: 0xc100_0000, len: 16 << 20, width: 1280, height: 800 };
+    let linux = linux(&minimal());
+    assert!(has_boot_screen(&linux).unwrap());
+    load(&ram, split, &linux, Told { rsdp: 0, screen: Some(screen) }).unwrap();
+    let mut info = [0; 0x40];
+    ram.read_slice(&mut info, GuestAddress(0x7000)).unwrap();
+    assert_eq!(info[0x0f], 0x23);
+    assert_eq!(info[0x12..0x20], [0, 5, 0x20, 3, 32, 0, 0, 0, 0, 0xc1, 0, 1, 0, 0], "1280x800x32, 256 times 64 KiB");
+    assert_eq!(info[0x24..0x2e], [0, 0x14, 8, 16, 8, 8, 8, 0, 8, 24]);
+    assert!(!has_boot_screen(&self::linux(&elf())).unwrap(), "PVH has no place for it");
+}
+
+#[test]
 fn an_elf_kernel_boots_by_pvh_and_its_bss_is_zero() {
     let (ram, split) = machine(64);
     ram.write_obj(0xdead_beefu32, GuestAddress(0x100_0100)).unwrap();
     let mut linux = linux(&elf());
     linux.initrd = Some(file(b"INITRD"));
-    let entry = load(&ram, split, &linux, 0xe_0000).unwrap();
+    let entry = load(&ram, split, &linux, Told { rsdp: 0xe_0000, screen: None }).unwrap();
     assert_eq!(entry, Entry::Pvh { eip: 0x100_0040, start_info: 0x6000 });
     assert_eq!(word(&ram, 0x100_0100), 0);
     assert_eq!(word(&ram, 0x100_0000), u32::from_le_bytes(*b"KERN"));

@@ -4,12 +4,14 @@
 //! Defaults and rules across sections are the caller's; what can't be built is refused when it is.
 
 mod actions;
+mod display;
 mod legacy;
 mod memory;
 
 use std::os::fd::OwnedFd;
 
 pub use actions::{Action, Actions};
+pub use display::Display;
 pub use legacy::{Legacy, Rtc};
 pub use memory::Memory;
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub uuid: [u8; 16],
     /// Devices of the first PCs.
     pub legacy: Legacy,
+    /// Its display, if it has one.
+    pub display: Option<Display>,
     /// What follows when the guest ends or resets.
     pub actions: Actions,
 }

@@ -18,6 +18,7 @@ use crate::chipset::pm::PowerManagement;
 use crate::chipset::{Lpc, Mch};
 use crate::config::{Config, VERSION};
 use crate::device::Device;
+use crate::display::Display;
 use crate::doorbell::Doorbells;
 use crate::irq::{Line, MsiController, Wires};
 use crate::legacy::i8042::{self, KeyboardController};
@@ -44,6 +45,7 @@ pub struct Board {
     pub(super) pm: Arc<PowerManagement>,
     pub(super) serials: Vec<Arc<Serial>>,
     pub(super) ps2: Option<Arc<KeyboardController>>,
+    pub(super) display: Option<Arc<Display>>,
     /// All devices, in the order in which they are paused, saved and restored.
     pub(super) devices: Vec<Arc<dyn Device>>,
     pub(super) ram: GuestRam,
@@ -88,11 +90,27 @@ impl Board {
         }
         let serials = serials(config, &pci, &ports)?;
         devices.extend(serials.iter().map(|serial| serial.clone() as Arc<dyn Device>));
+        let display = display(config, &pci, &slots)?;
         devices.push(pci.clone());
         let vcpus = vcpus(&vm, config, &cpuid)?;
         let (described, identity) = (described(config), identity(config, split));
-        let board =
-            Self { irqchip, split, ports, memory, pci, pm, serials, ps2, devices, ram, described, identity, slots, vm };
+        let board = Self {
+            irqchip,
+            split,
+            ports,
+            memory,
+            pci,
+            pm,
+            serials,
+            ps2,
+            display,
+            devices,
+            ram,
+            described,
+            identity,
+            slots,
+            vm,
+        };
         Ok((board, vcpus))
     }
 
@@ -162,6 +180,13 @@ fn identity(config: &Config, split: RamSplit) -> smbios::Machine {
         memory,
         version: VERSION,
     }
+}
+
+fn display(config: &Config, pci: &PciHost, slots: &Arc<Slots>) -> Result<Option<Arc<Display>>, Error> {
+    let Some(wanted) = &config.display else { return Ok(None) };
+    let display = Display::new(wanted.place, wanted.memory.clone(), slots.clone());
+    pci.plug(wanted.place, display.clone())?;
+    Ok(Some(display))
 }
 
 // A board device's end of an ISA wire that PIRQs may share.

@@ -30,6 +30,7 @@ use crate::bus::ClaimError;
 use crate::chipset::direct::{self, DirectError};
 use crate::config::{Action, Actions, Config, Linux};
 use crate::device::StateError;
+use crate::display::Display;
 use crate::legacy::i8042::KeyboardController;
 use crate::legacy::serial::Serial;
 use crate::memory::{GuestRam, RamError, slots::SlotError};
@@ -169,7 +170,12 @@ impl Machine {
     fn power_on(&self) -> Result<(), Error> {
         direct::program(&self.board.pci)?;
         let tables = self.board.write_tables()?;
-        let entry = boot::load(&self.board.ram, self.board.split, &self.boot, tables)?;
+        let screen = match &self.board.display {
+            Some(display) if boot::has_boot_screen(&self.boot)? => display.set_boot_screen(),
+            _ => None,
+        };
+        let told = boot::Told { rsdp: tables, screen };
+        let entry = boot::load(&self.board.ram, self.board.split, &self.boot, told)?;
         let msrs = msr::at_boot(self.board.split, self.board.pci.physical_bits());
         self.crew.try_each(|vcpu| vcpu.set_msrs(&msrs))?;
         Ok(self.crew.with(0, |vcpu| vcpu.enter(entry))?)
@@ -205,6 +211,11 @@ impl Machine {
     /// Keyboard and mouse, if the machine has them.
     pub fn ps2(&self) -> Option<&Arc<KeyboardController>> {
         self.board.ps2.as_ref()
+    }
+
+    /// The display, if there is one.
+    pub fn display(&self) -> Option<&Arc<Display>> {
+        self.board.display.as_ref()
     }
 
     /// RAM, which outlives the machine as long as somebody holds it.

@@ -9,7 +9,7 @@ pub mod slots;
 
 use vm_memory::bitmap::AtomicBitmap;
 
-pub use ram::{Backing, MAX_RAM, RamError, allocate};
+pub use ram::{Backing, MAX_RAM, RamError, allocate, allocate_device};
 
 /// Guest memory as every part of the monitor sees it; carries vm-memory's dirty bitmap.
 pub type GuestRam = vm_memory::GuestMemoryMmap<AtomicBitmap>;

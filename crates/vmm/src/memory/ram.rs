@@ -10,7 +10,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress};
 
 use super::layout::{ABOVE_4G, PAGE, RamSplit};
-use super::{GuestRam, GuestRegion};
+use super::{GuestRam, GuestRegion, Mapping};
 
 /// What stands behind the RAM of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,7 +67,19 @@ pub fn allocate(total: u64, backing: Backing) -> Result<GuestRam, RamError> {
     Ok(GuestRam::from_regions(regions)?)
 }
 
+/// Makes memory of a device, such as a framebuffer: private, all zero, taken from the host when first touched.
+///
+/// # Errors
+/// When the host refuses.
+pub fn allocate_device(len: usize) -> Result<Mapping, RamError> {
+    map(len as u64, Backing::Private)
+}
+
 fn region(base: u64, len: u64, backing: Backing) -> Result<GuestRegion, RamError> {
+    GuestRegion::new(map(len, backing)?, GuestAddress(base)).ok_or(RamError::Size(len))
+}
+
+fn map(len: u64, backing: Backing) -> Result<Mapping, RamError> {
     let refused = |source| RamError::Host { bytes: len, source };
     let size = usize::try_from(len).map_err(|_| RamError::Size(len))?;
     let page = NonZeroUsize::new(PAGE as usize).unwrap_or(NonZeroUsize::MIN);
@@ -79,8 +91,7 @@ fn region(base: u64, len: u64, backing: Backing) -> Result<GuestRegion, RamError
             .with_file_offset(FileOffset::new(memfd(len).map_err(refused)?, 0))
             .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE),
     };
-    let mapping = builder.build().map_err(|e| refused(io::Error::other(e)))?;
-    GuestRegion::new(mapping, GuestAddress(base)).ok_or(RamError::Size(len))
+    builder.build().map_err(|e| refused(io::Error::other(e)))
 }
 
 fn memfd(len: u64) -> io::Result<File> {

@@ -1,6 +1,6 @@
 //! Base address registers and the ranges that a function decodes.
 //!
-//! What is written into a BAR lives in [`super::config`]; who gets the range on a bus is [`super::decode`]'s.
+//! What is written into a BAR lives in [`super::config`]; who gets the range on a bus is the host's business.
 //! PCI Local Bus 3.0, 6.2.5.
 
 use super::bits::*;

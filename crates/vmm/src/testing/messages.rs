@@ -64,6 +64,11 @@ impl Messages {
         vector
     }
 
+    /// The vectors given out so far.
+    pub fn vectors(&self) -> Vec<Arc<dyn MsiVector>> {
+        self.vectors.lock().iter().map(|vector| vector.clone() as Arc<dyn MsiVector>).collect()
+    }
+
     /// All messages sent so far, in order per vector.
     pub fn sent(&self) -> Vec<MsiMessage> {
         for vector in self.vectors.lock().iter() {

@@ -63,6 +63,7 @@ impl Recipe {
             uuid: *b"\x2f\x1c\x54\x9a\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b",
             legacy: self.legacy,
             actions: self.actions,
+            display: None,
         }
     }
 

@@ -1,0 +1,180 @@
+//! One request: a header, data, and a status byte (VIRTIO 1.2, 5.2.6).
+//!
+//! Data passes through a buffer of bounded size, so no reference to guest memory ever reaches a backend.
+
+use std::io::{IoSlice, IoSliceMut};
+
+use kiln_image::{BlockDevice, SECTOR};
+
+use super::bits::*;
+use crate::virtio::{Broken, Chain, Segments};
+
+/// Most data in flight at once per queue, in bytes; larger requests go in several steps.
+const BUFFER: usize = 1 << 20;
+/// Most sectors in one segment of a discard or zero request: 1 GiB.
+pub(super) const MAX_SECTORS: u32 = 1 << 21;
+/// Most segments in one discard or zero request.
+pub(super) const MAX_SEGMENTS: u32 = 32;
+
+/// Why a request isn't done; each is a status of the standard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    IoError,
+    Unsupported,
+}
+
+impl Refusal {
+    fn status(self) -> u8 {
+        match self {
+            Refusal::IoError => STATUS_IO_ERROR,
+            Refusal::Unsupported => STATUS_UNSUPPORTED,
+        }
+    }
+}
+
+/// Bytes written into the request's data, or why not all were.
+type Served = Result<Result<u64, Refusal>, Broken>;
+
+/// What serves requests.
+pub(super) struct Server<'a> {
+    pub(super) disk: &'a dyn BlockDevice,
+    pub(super) serial: &'a [u8; ID_LEN],
+    /// The driver knows no flush, so each write is made durable (5.2.6.2).
+    pub(super) write_through: bool,
+    pub(super) buffer: &'a mut Vec<u8>,
+}
+
+fn refused(error: &kiln_image::Error) -> Refusal {
+    log::warn!("a disk request failed: {}", crate::virtio::blk::chain_of(error));
+    Refusal::IoError
+}
+
+impl Server<'_> {
+    /// Serves a request whole. Returns the length for the used ring.
+    ///
+    /// # Errors
+    /// When header or status have no room: that request can't be answered.
+    pub(super) fn serve(&mut self, chain: &mut Chain<'_>) -> Result<u32, Broken> {
+        let mut status = chain.writable.split_end(1)?;
+        let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = chain.readable.read_array::<16>()?;
+        let offset = u64::from_le_bytes(sector).checked_mul(SECTOR);
+        let outcome = match u32::from_le_bytes([t0, t1, t2, t3]) {
+            REQUEST_IN => self.read(&mut chain.writable, offset)?,
+            REQUEST_OUT => self.write(&mut chain.readable, offset)?,
+            REQUEST_FLUSH => self.flush(),
+            REQUEST_GET_ID => chain.writable.write(self.serial).map(|written| Ok(written as u64))?,
+            kind @ (REQUEST_DISCARD | REQUEST_WRITE_ZEROES) => self.segments(&mut chain.readable, kind)?,
+            _ => Err(Refusal::Unsupported),
+        };
+        let (code, written) = match outcome {
+            Ok(written) => (STATUS_OK, written),
+            Err(refusal) => (refusal.status(), 0),
+        };
+        status.write(&[code])?;
+        // A chain is shorter than 4 GiB, so this only saturates where nothing was lost.
+        Ok(u32::try_from(written + 1).unwrap_or(u32::MAX))
+    }
+
+    // Whole sectors within the disk, or an I/O error.
+    fn range(&self, offset: Option<u64>, len: u64) -> Result<u64, Refusal> {
+        let start = offset.ok_or(Refusal::IoError)?;
+        let end = start.checked_add(len).ok_or(Refusal::IoError)?;
+        if len.is_multiple_of(SECTOR) && end <= self.disk.len() { Ok(start) } else { Err(Refusal::IoError) }
+    }
+
+    fn read(&mut self, data: &mut Segments<'_>, offset: Option<u64>) -> Served {
+        let total = data.len();
+        let mut at = match self.range(offset, total) {
+            Ok(start) => start,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        while !data.is_empty() {
+            let buffer = sized(self.buffer, data.len());
+            if let Err(error) = self.disk.read_at(&mut [IoSliceMut::new(buffer)], at) {
+                return Ok(Err(refused(&error)));
+            }
+            at += data.write(buffer)? as u64;
+        }
+        Ok(Ok(total))
+    }
+
+    fn write(&mut self, data: &mut Segments<'_>, offset: Option<u64>) -> Served {
+        if self.disk.is_read_only() {
+            return Ok(Err(Refusal::IoError));
+        }
+        let mut at = match self.range(offset, data.len()) {
+            Ok(start) => start,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        while !data.is_empty() {
+            let buffer = sized(self.buffer, data.len());
+            let len = data.read(buffer)?;
+            if let Err(error) = self.disk.write_at(&[IoSlice::new(buffer)], at) {
+                return Ok(Err(refused(&error)));
+            }
+            at += len as u64;
+        }
+        Ok(self.settle())
+    }
+
+    fn settle(&self) -> Result<u64, Refusal> {
+        if self.write_through { self.flush() } else { Ok(0) }
+    }
+
+    fn flush(&self) -> Result<u64, Refusal> {
+        self.disk.flush().map(|()| 0).map_err(|error| refused(&error))
+    }
+
+    fn segments(&mut self, data: &mut Segments<'_>, kind: u32) -> Served {
+        let count = data.len() / 16;
+        if self.disk.is_read_only() || count == 0 || !data.len().is_multiple_of(16) || count > MAX_SEGMENTS.into() {
+            return Ok(Err(Refusal::IoError));
+        }
+        // All are looked at before the first is done.
+        let mut ranges = Vec::new();
+        while !data.is_empty() {
+            let segment = data.read_array()?;
+            match self.segment(segment, kind) {
+                Ok(range) => ranges.push(range),
+                Err(refusal) => return Ok(Err(refusal)),
+            }
+        }
+        for (offset, len, unmap) in ranges {
+            let outcome = match kind {
+                REQUEST_DISCARD => self.disk.discard(offset, len),
+                _ => self.disk.write_zeroes(offset, len, unmap),
+            };
+            if let Err(error) = outcome {
+                return Ok(Err(refused(&error)));
+            }
+        }
+        Ok(self.settle())
+    }
+
+    fn segment(&self, segment: [u8; 16], kind: u32) -> Result<(u64, u64, bool), Refusal> {
+        let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, f0, f1, f2, f3] = segment;
+        let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
+        let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
+        let flags = u32::from_le_bytes([f0, f1, f2, f3]);
+        // Unknown flags, and unmap on a discard, are for the device to say that it doesn't know (5.2.6.2).
+        let known = if kind == REQUEST_WRITE_ZEROES { SEGMENT_UNMAP } else { 0 };
+        if flags & !known != 0 {
+            return Err(Refusal::Unsupported);
+        }
+        if sectors > MAX_SECTORS {
+            return Err(Refusal::IoError);
+        }
+        let len = u64::from(sectors) * SECTOR;
+        let offset = self.range(sector.checked_mul(SECTOR), len)?;
+        Ok((offset, len, flags & SEGMENT_UNMAP != 0))
+    }
+}
+
+// The buffer, at the length of the next step. It grows to the largest request seen and no further than the bound.
+fn sized(buffer: &mut Vec<u8>, wanted: u64) -> &mut [u8] {
+    let len = wanted.min(BUFFER as u64) as usize;
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    buffer.get_mut(..len).unwrap_or_default()
+}

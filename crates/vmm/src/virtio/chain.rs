@@ -1,0 +1,192 @@
+//! A descriptor chain as a driver meant it: bytes to read, then bytes to write (VIRTIO 1.2, 2.7.4).
+//!
+//! How the driver cut these bytes into descriptors has no meaning (2.7.4.1) and is not to be seen from here on.
+
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::memory::GuestRam;
+
+/// What a driver did that it must not do. The ring can't be used any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// The available index is further ahead than the ring is long, or can't be read.
+    #[error("the available ring is broken")]
+    AvailableRing,
+    /// The used ring can't be written.
+    #[error("the used ring is broken")]
+    UsedRing,
+    /// The chain loops, leaves its table, is empty, or is longer than 4 GiB.
+    #[error("a descriptor chain is broken")]
+    Chain,
+    /// A writable descriptor stands before a readable one.
+    #[error("a descriptor chain has a readable part after a writable one")]
+    Order,
+    /// A descriptor points outside of memory.
+    #[error("a descriptor points outside of memory")]
+    Memory,
+    /// The chain is too short for what its type demands.
+    #[error("a request is too short")]
+    Short,
+}
+
+/// A run of guest bytes in pieces, used up from the front.
+pub struct Segments<'m> {
+    memory: &'m GuestRam,
+    pieces: std::collections::VecDeque<(GuestAddress, u32)>,
+    len: u64,
+}
+
+impl<'m> Segments<'m> {
+    pub(super) fn new(memory: &'m GuestRam) -> Self {
+        Self { memory, pieces: Default::default(), len: 0 }
+    }
+
+    pub(super) fn push(&mut self, address: GuestAddress, len: u32) {
+        if len > 0 {
+            self.pieces.push_back((address, len));
+            self.len += u64::from(len);
+        }
+    }
+
+    /// Bytes left.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether no byte is left.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Drops bytes from the front; all of them when there are fewer.
+    pub fn skip(&mut self, mut count: u64) {
+        while count > 0 {
+            let Some(part) = self.front(count) else { return };
+            count -= part.1 as u64;
+        }
+    }
+
+    // The first piece, at most `limit` bytes of it, which are used up.
+    fn front(&mut self, limit: u64) -> Option<(GuestAddress, usize)> {
+        let (address, len) = self.pieces.front_mut()?;
+        let taken = u64::from(*len).min(limit) as u32;
+        let start = *address;
+        // A piece that wraps is caught by the access itself, which sees the whole of it.
+        *address = GuestAddress(address.0.wrapping_add(u64::from(taken)));
+        *len -= taken;
+        if *len == 0 {
+            self.pieces.pop_front();
+        }
+        self.len -= u64::from(taken);
+        Some((start, taken as usize))
+    }
+
+    /// Copies the next bytes out of guest memory and says how many: fewer than asked only at the end.
+    ///
+    /// # Errors
+    /// When a piece is not in memory.
+    pub fn read(&mut self, data: &mut [u8]) -> Result<usize, Broken> {
+        let mut done = 0;
+        while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let Some((address, len)) = self.front(rest.len() as u64) else { break };
+            let part = rest.get_mut(..len).ok_or(Broken::Memory)?;
+            self.memory.read_slice(part, address).map_err(|_| Broken::Memory)?;
+            done += len;
+        }
+        Ok(done)
+    }
+
+    /// Copies bytes into guest memory and says how many: fewer than given only at the end.
+    ///
+    /// # Errors
+    /// When a piece is not in memory.
+    pub fn write(&mut self, data: &[u8]) -> Result<usize, Broken> {
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+            let Some((address, len)) = self.front(rest.len() as u64) else { break };
+            let part = rest.get(..len).ok_or(Broken::Memory)?;
+            self.memory.write_slice(part, address).map_err(|_| Broken::Memory)?;
+            done += len;
+        }
+        Ok(done)
+    }
+
+    /// Reads exactly as many bytes as the array has.
+    ///
+    /// # Errors
+    /// When fewer are left or a piece is not in memory.
+    pub fn read_array<const N: usize>(&mut self) -> Result<[u8; N], Broken> {
+        let mut data = [0; N];
+        if self.read(&mut data)? == N { Ok(data) } else { Err(Broken::Short) }
+    }
+
+    /// Takes the last `count` bytes off.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn split_end(&mut self, count: u64) -> Result<Segments<'m>, Broken> {
+        let mut end = Segments::new(self.memory);
+        let mut keep = self.len.checked_sub(count).ok_or(Broken::Short)?;
+        let mut kept = Segments::new(self.memory);
+        for (address, len) in self.pieces.drain(..) {
+            let here = keep.min(u64::from(len)) as u32;
+            kept.push(address, here);
+            end.push(GuestAddress(address.0.wrapping_add(u64::from(here))), len - here);
+            keep -= u64::from(here);
+        }
+        *self = kept;
+        Ok(end)
+    }
+}
+
+/// A chain taken from a ring.
+pub struct Chain<'m> {
+    pub(super) head: u16,
+    /// What the driver sends.
+    pub readable: Segments<'m>,
+    /// Room for what the device answers.
+    pub writable: Segments<'m>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> GuestRam {
+        GuestRam::from_ranges(&[(GuestAddress(0), 0x1000), (GuestAddress(0x2000), 0x1000)]).unwrap()
+    }
+
+    #[test]
+    fn pieces_read_and_write_as_one_run() {
+        let memory = memory();
+        let pieces = |memory| {
+            let mut run = Segments::new(memory);
+            run.push(GuestAddress(0x10), 3);
+            run.push(GuestAddress(0x20), 0);
+            run.push(GuestAddress(0x2000), 4);
+            run
+        };
+        let mut run = pieces(&memory);
+        assert_eq!((run.write(b"abcd"), run.len()), (Ok(4), 3));
+        assert_eq!((run.write(b"efghij"), run.len()), (Ok(3), 0));
+        let mut run = pieces(&memory);
+        run.skip(2);
+        let mut end = run.split_end(2).unwrap();
+        let mut data = [0; 9];
+        assert_eq!(run.read(&mut data), Ok(3));
+        assert_eq!(&data[..3], b"cde");
+        assert_eq!(end.read_array(), Ok(*b"fg"));
+        assert_eq!(end.read_array::<1>(), Err(Broken::Short));
+        assert!(run.split_end(1).is_err());
+    }
+
+    #[test]
+    fn a_piece_outside_of_memory_is_found() {
+        let memory = memory();
+        for (address, len) in [(0xfff, 2), (0x1000, 1), (u64::MAX, 2), (0x2fff, 0xffff_ffff)] {
+            let mut run = Segments::new(&memory);
+            run.push(GuestAddress(address), len);
+            assert_eq!(run.read(&mut [0; 2]), Err(Broken::Memory), "{address:#x}+{len:#x}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Virtio devices: modern ones over PCI, with split rings.
+//!
+//! Source: Virtual I/O Device (VIRTIO) 1.2. No legacy interface, no packed ring, no queue reset.
+//!
+//! ```text
+//!   driver ── BAR ──▶ transport::VirtioPci ── handler() ──▶ device (blk, rng, console)
+//!                        │ activate / pause                    │
+//!                        ▼                                     ▼
+//!                     worker::Worker: one thread per queue, with ring, kick, call and handler, nothing else
+//! ```
+//!
+//! A device type implements [`VirtioDevice`], and a [`QueueHandler`] per queue; it sees chains as two streams of
+//! bytes and never an address. What is wrong with a ring ends in NEEDS_RESET, never in a panic.
+
+pub mod bits;
+pub mod blk;
+mod chain;
+pub mod console;
+mod device;
+mod interrupt;
+mod ring;
+pub mod rng;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod worker;
+
+pub use chain::{Broken, Chain, Segments};
+pub use device::{DeviceType, Outcome, QueueHandler, VirtioDevice};
+pub use transport::{Resources, VirtioPci};
