@@ -4,16 +4,20 @@
 //! Defaults and rules across sections are the caller's; what can't be built is refused when it is.
 
 mod actions;
+mod devices;
 mod display;
 mod legacy;
 mod memory;
+mod pci;
 
 use std::os::fd::OwnedFd;
 
 pub use actions::{Action, Actions};
+pub use devices::{Console, Disk, Rng};
 pub use display::Display;
 pub use legacy::{Legacy, Rtc};
 pub use memory::Memory;
+pub use pci::RootPort;
 
 pub use crate::arch::x86_64::MAX_VCPUS;
 pub use crate::arch::x86_64::cpuid::Topology;
@@ -24,7 +28,6 @@ pub use crate::memory::Backing;
 pub const VERSION: &str = "kiln-q35-0";
 
 /// A machine.
-#[derive(Debug)]
 pub struct Config {
     /// An opened `/dev/kvm`.
     pub kvm: OwnedFd,
@@ -38,6 +41,14 @@ pub struct Config {
     pub uuid: [u8; 16],
     /// Devices of the first PCs.
     pub legacy: Legacy,
+    /// Root ports.
+    pub root_ports: Vec<RootPort>,
+    /// Disks.
+    pub disks: Vec<Disk>,
+    /// Virtio consoles.
+    pub consoles: Vec<Console>,
+    /// Entropy.
+    pub rng: Option<Rng>,
     /// Its display, if it has one.
     pub display: Option<Display>,
     /// What follows when the guest ends or resets.

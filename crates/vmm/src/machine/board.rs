@@ -1,6 +1,7 @@
 //! Assembly: memory, buses, interrupt controllers and devices.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use kvm_ioctls::Cap;
 use vm_memory::{Bytes, GuestAddress};
@@ -49,6 +50,7 @@ pub struct Board {
     /// All devices, in the order in which they are paused, saved and restored.
     pub(super) devices: Vec<Arc<dyn Device>>,
     pub(super) ram: GuestRam,
+    pub(super) queue_numbers: Arc<AtomicU32>,
     described: acpi::Machine,
     identity: smbios::Machine,
     slots: Arc<Slots>,
@@ -106,6 +108,7 @@ impl Board {
             display,
             devices,
             ram,
+            queue_numbers: Arc::default(),
             described,
             identity,
             slots,

@@ -12,6 +12,7 @@ mod board;
 mod crew;
 mod event;
 mod exits;
+mod plug;
 mod state;
 
 use std::sync::Arc;
@@ -120,10 +121,11 @@ impl Machine {
         Ok((machine, events))
     }
 
-    fn assemble(config: Config, ram: GuestRam) -> Result<(Self, Receiver<Event>), Error> {
+    fn assemble(mut config: Config, ram: GuestRam) -> Result<(Self, Receiver<Event>), Error> {
         let (report, events) = std::sync::mpsc::channel();
         let crew = Crew::new(report);
         let (board, vcpus) = Board::new(&config, ram, crew.clone())?;
+        board.plug_all(&mut config)?;
         let power_on = PowerOn {
             vcpus: vcpus.iter().map(|vcpu| vcpu.save()).collect::<Result<_, _>>()?,
             irqchip: board.irqchip.save()?,

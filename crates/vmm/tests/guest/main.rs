@@ -1,6 +1,9 @@
 //! Whole machines with Debian's cloud kernel in them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how tests fail")]
+
 mod boot;
+mod disks;
 mod ends;
 mod lives;
 mod story;
