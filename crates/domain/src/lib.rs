@@ -7,6 +7,8 @@
 //! It knows nothing of hosts, stores or monitors.
 
 pub mod address;
-pub mod device;
+
 pub mod domain;
 pub mod xml;
+
+pub use domain::{Domain, DomainError};

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use kiln_image::Access;
 use kiln_image::raw::Raw;
-use kiln_vmm::config::{Actions, Backing, Config, Disk, Legacy, Linux, Memory, Rng, Topology};
+use kiln_vmm::config::{Actions, Backing, Config, Legacy, Linux, Memory, PciDevice, PciKind, Topology};
 use kiln_vmm::legacy::serial::Output;
 use kiln_vmm::machine::{Machine, Outcome};
 use kiln_vmm::pci::Place;
@@ -61,18 +61,18 @@ fn args() -> Result<Args, Box<dyn Error>> {
     Ok(args)
 }
 
-// Disks stand at 00:03.0 and after.
-fn disks(args: &Args) -> Result<Vec<Disk>, Box<dyn Error>> {
-    let mut disks = Vec::new();
-    for (n, path) in args.disks.iter().enumerate() {
-        disks.push(Disk {
-            place: Place::root(3 + u8::try_from(n)?, 0),
-            image: Arc::new(Raw::open(path, Access::Write)?),
-            queues: u16::try_from(args.vcpus)?,
-            serial: format!("disk{n}"),
-        });
+// The entropy device stands at 00:02.0, disks at 00:03.0 and after.
+fn pci(args: &Args) -> Result<Vec<PciDevice>, Box<dyn Error>> {
+    let mut devices = Vec::new();
+    if args.rng {
+        devices.push(PciDevice { place: Place::root(2, 0), kind: PciKind::Rng });
     }
-    Ok(disks)
+    for (n, path) in args.disks.iter().enumerate() {
+        let disk = Arc::new(Raw::open(path, Access::Write)?);
+        let kind = PciKind::Disk { disk, queues: u16::try_from(args.vcpus)?, serial: format!("disk{n}") };
+        devices.push(PciDevice { place: Place::root(3 + u8::try_from(n)?, 0), kind });
+    }
+    Ok(devices)
 }
 
 fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
@@ -87,10 +87,7 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
         },
         uuid: [0; 16],
         legacy: if args.small { Legacy::small() } else { Legacy::full() },
-        root_ports: Vec::new(),
-        disks: disks(args)?,
-        consoles: Vec::new(),
-        rng: args.rng.then_some(Rng { place: Place::root(2, 0) }),
+        pci: pci(args)?,
         display: None,
         actions: Actions::default(),
     };

@@ -1,39 +1,61 @@
-//! The sections of disks, consoles and the entropy device, all virtio over PCI.
+//! Devices that are plugged into PCI, each with its place. Places are the caller's: the monitor gives none by itself.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use kiln_image::BlockDevice;
 
 use crate::pci::Place;
-use crate::virtio::console::Endpoints;
 
-/// A disk.
-pub struct Disk {
-    /// Its place, on bus 0 or behind a root port.
+/// A device in its place. Root ports come before what is behind them.
+pub struct PciDevice {
+    /// Where.
     pub place: Place,
-    /// The opened image.
-    pub image: Arc<dyn BlockDevice>,
-    /// Request queues, 1 to 64; one a processor is best.
-    pub queues: u16,
-    /// Serial number, of which the guest sees the first 20 bytes.
-    pub serial: String,
+    /// What.
+    pub kind: PciKind,
 }
 
-/// A virtio console with one port.
-pub struct Console {
-    /// Its place.
-    pub place: Place,
-    /// The host's ends.
-    pub ends: Endpoints,
-    /// Width in characters.
-    pub columns: u16,
-    /// Height in characters.
-    pub rows: u16,
+/// What is plugged.
+pub enum PciKind {
+    /// A root port, into whose slot another device may be plugged.
+    RootPort {
+        /// Physical slot number, unique in the machine.
+        slot: u16,
+        /// Other functions of the same device number exist.
+        multifunction: bool,
+    },
+    /// A virtio disk.
+    Disk {
+        /// What is behind it.
+        disk: Arc<dyn BlockDevice>,
+        /// Queues, 1 to 64.
+        queues: u16,
+        /// Serial number; the guest sees 20 bytes of it.
+        serial: String,
+    },
+    /// A virtio entropy source, fed by the host's.
+    Rng,
+    /// A virtio console with one port.
+    Console {
+        /// What the guest reads.
+        input: OwnedFd,
+        /// Where its output goes.
+        output: OwnedFd,
+        /// Columns of the terminal.
+        columns: u16,
+        /// Rows of the terminal.
+        rows: u16,
+    },
 }
 
-/// The host's entropy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rng {
-    /// Its place.
-    pub place: Place,
+impl std::fmt::Debug for PciDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self.kind {
+            PciKind::RootPort { .. } => "root port",
+            PciKind::Disk { .. } => "disk",
+            PciKind::Rng => "rng",
+            PciKind::Console { .. } => "console",
+        };
+        write!(f, "{kind} at {}", self.place)
+    }
 }

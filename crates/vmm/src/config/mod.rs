@@ -8,16 +8,14 @@ mod devices;
 mod display;
 mod legacy;
 mod memory;
-mod pci;
 
 use std::os::fd::OwnedFd;
 
 pub use actions::{Action, Actions};
-pub use devices::{Console, Disk, Rng};
+pub use devices::{PciDevice, PciKind};
 pub use display::Display;
 pub use legacy::{Legacy, Rtc};
 pub use memory::Memory;
-pub use pci::RootPort;
 
 pub use crate::arch::x86_64::MAX_VCPUS;
 pub use crate::arch::x86_64::cpuid::Topology;
@@ -28,6 +26,7 @@ pub use crate::memory::Backing;
 pub const VERSION: &str = "kiln-q35-0";
 
 /// A machine.
+#[derive(Debug)]
 pub struct Config {
     /// An opened `/dev/kvm`.
     pub kvm: OwnedFd,
@@ -41,14 +40,8 @@ pub struct Config {
     pub uuid: [u8; 16],
     /// Devices of the first PCs.
     pub legacy: Legacy,
-    /// Root ports.
-    pub root_ports: Vec<RootPort>,
-    /// Disks.
-    pub disks: Vec<Disk>,
-    /// Virtio consoles.
-    pub consoles: Vec<Console>,
-    /// Entropy.
-    pub rng: Option<Rng>,
+    /// Devices in PCI slots, root ports before what is behind them.
+    pub pci: Vec<PciDevice>,
     /// Its display, if it has one.
     pub display: Option<Display>,
     /// What follows when the guest ends or resets.

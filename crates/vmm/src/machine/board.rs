@@ -1,13 +1,13 @@
 //! Assembly: memory, buses, interrupt controllers and devices.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use kvm_ioctls::Cap;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::Error;
 use super::crew::Crew;
+use super::plug::{self, Socket};
 use crate::acpi;
 use crate::arch::x86_64::cpuid::Cpuid;
 use crate::arch::x86_64::vcpu::Vcpu;
@@ -20,8 +20,7 @@ use crate::chipset::{Lpc, Mch};
 use crate::config::{Config, VERSION};
 use crate::device::Device;
 use crate::display::Display;
-use crate::doorbell::Doorbells;
-use crate::irq::{Line, MsiController, Wires};
+use crate::irq::Line;
 use crate::legacy::i8042::{self, KeyboardController};
 use crate::legacy::ports::Ports;
 use crate::legacy::rtc::{self, RealTimeClock};
@@ -45,12 +44,11 @@ pub struct Board {
     pub(super) pci: Arc<PciHost>,
     pub(super) pm: Arc<PowerManagement>,
     pub(super) serials: Vec<Arc<Serial>>,
-    pub(super) ps2: Option<Arc<KeyboardController>>,
     pub(super) display: Option<Arc<Display>>,
+    pub(super) ps2: Option<Arc<KeyboardController>>,
     /// All devices, in the order in which they are paused, saved and restored.
     pub(super) devices: Vec<Arc<dyn Device>>,
     pub(super) ram: GuestRam,
-    pub(super) queue_numbers: Arc<AtomicU32>,
     described: acpi::Machine,
     identity: smbios::Machine,
     slots: Arc<Slots>,
@@ -92,7 +90,16 @@ impl Board {
         }
         let serials = serials(config, &pci, &ports)?;
         devices.extend(serials.iter().map(|serial| serial.clone() as Arc<dyn Device>));
-        let display = display(config, &pci, &slots)?;
+        let display = plug::all(
+            config,
+            &Socket {
+                pci: &pci,
+                ram: &ram,
+                slots: &slots,
+                messages: Arc::new(irqchip.clone()),
+                doorbells: Arc::new(KvmDoorbells::new(vm.fd().clone())),
+            },
+        )?;
         devices.push(pci.clone());
         let vcpus = vcpus(&vm, config, &cpuid)?;
         let (described, identity) = (described(config), identity(config, split));
@@ -108,7 +115,6 @@ impl Board {
             display,
             devices,
             ram,
-            queue_numbers: Arc::default(),
             described,
             identity,
             slots,
@@ -125,21 +131,6 @@ impl Board {
     /// The owner of the memory slots.
     pub fn slots(&self) -> &Arc<Slots> {
         &self.slots
-    }
-
-    /// Gives out message vectors.
-    pub fn messages(&self) -> Arc<dyn MsiController> {
-        Arc::new(self.irqchip.clone())
-    }
-
-    /// Inputs of the interrupt controllers.
-    pub fn wires(&self) -> Arc<dyn Wires> {
-        Arc::new(self.irqchip.clone())
-    }
-
-    /// Binds guest writes to events.
-    pub fn doorbells(&self) -> Arc<dyn Doorbells> {
-        Arc::new(KvmDoorbells::new(self.vm.fd().clone()))
     }
 
     /// Writes the tables that firmware would have made. Gives the address of ACPI's root pointer.
@@ -183,13 +174,6 @@ fn identity(config: &Config, split: RamSplit) -> smbios::Machine {
         memory,
         version: VERSION,
     }
-}
-
-fn display(config: &Config, pci: &PciHost, slots: &Arc<Slots>) -> Result<Option<Arc<Display>>, Error> {
-    let Some(wanted) = &config.display else { return Ok(None) };
-    let display = Display::new(wanted.place, wanted.memory.clone(), slots.clone());
-    pci.plug(wanted.place, display.clone())?;
-    Ok(Some(display))
 }
 
 // A board device's end of an ISA wire that PIRQs may share.

@@ -121,11 +121,10 @@ impl Machine {
         Ok((machine, events))
     }
 
-    fn assemble(mut config: Config, ram: GuestRam) -> Result<(Self, Receiver<Event>), Error> {
+    fn assemble(config: Config, ram: GuestRam) -> Result<(Self, Receiver<Event>), Error> {
         let (report, events) = std::sync::mpsc::channel();
         let crew = Crew::new(report);
         let (board, vcpus) = Board::new(&config, ram, crew.clone())?;
-        board.plug_all(&mut config)?;
         let power_on = PowerOn {
             vcpus: vcpus.iter().map(|vcpu| vcpu.save()).collect::<Result<_, _>>()?,
             irqchip: board.irqchip.save()?,
@@ -210,14 +209,14 @@ impl Machine {
         self.board.serials.get(number)
     }
 
-    /// Keyboard and mouse, if the machine has them.
-    pub fn ps2(&self) -> Option<&Arc<KeyboardController>> {
-        self.board.ps2.as_ref()
-    }
-
     /// The display, if there is one.
     pub fn display(&self) -> Option<&Arc<Display>> {
         self.board.display.as_ref()
+    }
+
+    /// Keyboard and mouse, if the machine has them.
+    pub fn ps2(&self) -> Option<&Arc<KeyboardController>> {
+        self.board.ps2.as_ref()
     }
 
     /// RAM, which outlives the machine as long as somebody holds it.

@@ -1,49 +1,61 @@
-//! Plugging the configuration's PCI devices in.
+//! Plugs the configured devices into PCI.
 
 use std::sync::Arc;
 
-use super::{Board, Error};
-use crate::config::Config;
-use crate::pci::root_port::{PIN, RootPort};
-use crate::pci::{PciHost, Place};
+use super::Error;
+use crate::config::{Config, PciDevice, PciKind};
+use crate::display::Display;
+use crate::doorbell::Doorbells;
+use crate::irq::MsiController;
+use crate::memory::{GuestRam, slots::Slots};
+use crate::pci::root_port::{self, RootPort};
+use crate::pci::{PciFunction, PciHost};
 use crate::virtio::blk::Blk;
-use crate::virtio::console::Console;
+use crate::virtio::console::{Console, Endpoints};
 use crate::virtio::rng::Rng;
-use crate::virtio::{Resources, VirtioDevice, VirtioPci};
+use crate::virtio::{Numbers, Resources, VirtioDevice, VirtioPci};
 
-impl Board {
-    /// Plugs root ports, then what may be behind them.
-    pub(super) fn plug_all(&self, config: &mut Config) -> Result<(), Error> {
-        for port in &config.root_ports {
-            let line = self.pci.line(port.place, PIN)?;
-            let vector = self.messages().vector()?;
-            self.pci.plug(port.place, RootPort::new(port.place, port.slot, port.multifunction, line, vector))?;
-        }
-        for disk in config.disks.drain(..) {
-            self.plug_virtio(disk.place, Blk::new(disk.image, disk.queues, &disk.serial))?;
-        }
-        for console in config.consoles.drain(..) {
-            self.plug_virtio(console.place, Console::new(console.ends, console.columns, console.rows)?)?;
-        }
-        if let Some(rng) = config.rng {
-            self.plug_virtio(rng.place, Rng::new())?;
-        }
-        Ok(())
-    }
+/// What devices are given of the board.
+pub(super) struct Socket<'a> {
+    pub(super) pci: &'a PciHost,
+    pub(super) ram: &'a GuestRam,
+    pub(super) slots: &'a Arc<Slots>,
+    pub(super) messages: Arc<dyn MsiController>,
+    pub(super) doorbells: Arc<dyn Doorbells>,
+}
 
-    /// Plugs a virtio device in.
-    ///
-    /// # Errors
-    /// When the place is taken or the host gives no event.
-    pub fn plug_virtio(&self, place: Place, device: Arc<dyn VirtioDevice>) -> Result<(), Error> {
-        let resources = Resources {
-            memory: self.ram.clone(),
-            line: self.pci.line(place, VirtioPci::PIN)?,
-            messages: self.messages(),
-            doorbells: self.doorbells(),
-            queue_numbers: self.queue_numbers.clone(),
-        };
-        let function = VirtioPci::new(place, device, resources)?;
-        Ok(PciHost::plug(&self.pci, place, function)?)
+/// Plugs all devices of `config`; gives the display, if it has one.
+pub(super) fn all(config: &Config, socket: &Socket<'_>) -> Result<Option<Arc<Display>>, Error> {
+    let numbers = Numbers::default();
+    for device in &config.pci {
+        let function = make(device, socket, &numbers)?;
+        socket.pci.plug(device.place, function)?;
     }
+    let Some(wanted) = &config.display else { return Ok(None) };
+    let display = Display::new(wanted.place, wanted.memory.clone(), socket.slots.clone());
+    socket.pci.plug(wanted.place, display.clone())?;
+    Ok(Some(display))
+}
+
+fn make(device: &PciDevice, socket: &Socket<'_>, numbers: &Numbers) -> Result<Arc<dyn PciFunction>, Error> {
+    let virtio: Arc<dyn VirtioDevice> = match &device.kind {
+        PciKind::RootPort { slot, multifunction } => {
+            let line = socket.pci.line(device.place, root_port::PIN)?;
+            return Ok(RootPort::new(device.place, *slot, *multifunction, line, socket.messages.vector()?));
+        }
+        PciKind::Disk { disk, queues, serial } => Blk::new(disk.clone(), *queues, serial),
+        PciKind::Rng => Rng::new(),
+        PciKind::Console { input, output, columns, rows } => {
+            let ends = Endpoints { input: input.try_clone()?, output: output.try_clone()? };
+            Console::new(ends, *columns, *rows)?
+        }
+    };
+    let resources = Resources {
+        memory: socket.ram.clone(),
+        line: socket.pci.line(device.place, VirtioPci::PIN)?,
+        messages: socket.messages.clone(),
+        doorbells: socket.doorbells.clone(),
+        queue_numbers: numbers.clone(),
+    };
+    Ok(VirtioPci::new(device.place, virtio, resources)?)
 }

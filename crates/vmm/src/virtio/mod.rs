@@ -27,4 +27,4 @@ mod worker;
 
 pub use chain::{Broken, Chain, Segments};
 pub use device::{DeviceType, Outcome, QueueHandler, VirtioDevice};
-pub use transport::{Resources, VirtioPci};
+pub use transport::{Numbers, Resources, VirtioPci};

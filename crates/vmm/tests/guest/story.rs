@@ -11,7 +11,7 @@ use kiln_image::BlockDevice;
 use kiln_image::raw::Raw;
 use kiln_lab::guest::initramfs;
 use kiln_lab::packages::cloud_kernel;
-use kiln_vmm::config::{Actions, Backing, Config, Disk, Legacy, Linux, Memory, RootPort, Topology};
+use kiln_vmm::config::{Actions, Backing, Config, Legacy, Linux, Memory, PciDevice, PciKind, Topology};
 use kiln_vmm::legacy::serial::{Output, Tap};
 use kiln_vmm::machine::{Event, Machine, MachineState, Outcome};
 use kiln_vmm::memory::GuestRam;
@@ -77,19 +77,19 @@ impl Recipe {
             uuid: *b"\x2f\x1c\x54\x9a\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b",
             legacy: self.legacy,
             actions: self.actions,
-            root_ports: vec![RootPort { place: Place::root(1, 0), slot: 1, multifunction: false }],
-            disks: self.disks(),
-            consoles: Vec::new(),
-            rng: None,
+            pci: self.pci(),
             display: None,
         }
     }
 
-    fn disks(&self) -> Vec<Disk> {
-        let queues = self.cpus.processors() as u16;
+    fn pci(&self) -> Vec<PciDevice> {
+        let port = PciKind::RootPort { slot: 1, multifunction: false };
         let places = [Place::behind(1, 0, 0), Place::root(2, 0)];
-        let disks = places.into_iter().zip(&self.disks);
-        disks.map(|(place, image)| Disk { place, image: image.clone(), queues, serial: "0123".into() }).collect()
+        let disks = places.into_iter().zip(&self.disks).map(|(place, disk)| PciDevice {
+            place,
+            kind: PciKind::Disk { disk: disk.clone(), queues: self.cpus.processors() as u16, serial: "0123".into() },
+        });
+        [PciDevice { place: Place::root(1, 0), kind: port }].into_iter().chain(disks).collect()
     }
 
     /// Boots it and waits for its script's greeting.

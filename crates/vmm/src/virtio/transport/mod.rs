@@ -29,7 +29,8 @@ use crate::pci::intx::{Intx, Pin};
 use crate::pci::msix::Msix;
 use crate::pci::{PciFunction, Place};
 use layout::{BAR, MOST_QUEUES, Offsets, Page, config_space, notified_queue, notify_offset};
-use queues::{Activity, Numbers, QueueState};
+pub use queues::Numbers;
+use queues::{Activity, QueueState};
 use registers::{Registers, StatusChange};
 
 const VERSION: u32 = 1;

@@ -69,4 +69,4 @@ pub(super) fn stop(workers: Vec<Worker>) -> (Vec<Parts>, usize) {
 }
 
 /// The machine's count of queue threads.
-pub(super) type Numbers = Arc<AtomicU32>;
+pub type Numbers = Arc<AtomicU32>;

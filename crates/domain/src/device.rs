@@ -1,1 +1,0 @@
-//! Devices of a domain document.
