@@ -1,16 +1,21 @@
 //! Boots a Linux kernel, its serial port on stdin and stdout: for experiments and benchmarks.
 //!
-//! `boot --kernel FILE [--initrd FILE] [--append TEXT] [--memory MIB] [--vcpus N] [--small] [--stats]`
+//! `boot --kernel FILE [--initrd FILE] [--append TEXT] [--memory MIB] [--vcpus N] [--disk FILE]... [--rng] [--small]
+//! [--stats]`
 
 use std::error::Error;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use kiln_vmm::config::{Actions, Backing, Config, Legacy, Linux, Memory, Topology};
+use kiln_image::Access;
+use kiln_image::raw::Raw;
+use kiln_vmm::config::{Actions, Backing, Config, Legacy, Linux, Memory, PciDevice, PciKind, Topology};
 use kiln_vmm::legacy::serial::Output;
 use kiln_vmm::machine::{Machine, Outcome};
+use kiln_vmm::pci::Place;
 use kiln_vmm::thread::{Role, spawn};
 
 struct Args {
@@ -19,6 +24,8 @@ struct Args {
     append: String,
     memory: u64,
     vcpus: u32,
+    disks: Vec<PathBuf>,
+    rng: bool,
     small: bool,
     stats: bool,
 }
@@ -30,6 +37,8 @@ fn args() -> Result<Args, Box<dyn Error>> {
         append: "console=ttyS0".into(),
         memory: 256,
         vcpus: 1,
+        disks: Vec::new(),
+        rng: false,
         small: false,
         stats: false,
     };
@@ -42,12 +51,28 @@ fn args() -> Result<Args, Box<dyn Error>> {
             "--append" => args.append = value()?,
             "--memory" => args.memory = value()?.parse()?,
             "--vcpus" => args.vcpus = value()?.parse()?,
+            "--disk" => args.disks.push(value()?.into()),
+            "--rng" => args.rng = true,
             "--small" => args.small = true,
             "--stats" => args.stats = true,
             _ => return Err(format!("unknown option {name}").into()),
         }
     }
     Ok(args)
+}
+
+// The entropy device stands at 00:02.0, disks at 00:03.0 and after.
+fn pci(args: &Args) -> Result<Vec<PciDevice>, Box<dyn Error>> {
+    let mut devices = Vec::new();
+    if args.rng {
+        devices.push(PciDevice { place: Place::root(2, 0), kind: PciKind::Rng });
+    }
+    for (n, path) in args.disks.iter().enumerate() {
+        let disk = Arc::new(Raw::open(path, Access::Write)?);
+        let kind = PciKind::Disk { disk, queues: u16::try_from(args.vcpus)?, serial: format!("disk{n}") };
+        devices.push(PciDevice { place: Place::root(3 + u8::try_from(n)?, 0), kind });
+    }
+    Ok(devices)
 }
 
 fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
@@ -62,7 +87,7 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
         },
         uuid: [0; 16],
         legacy: if args.small { Legacy::small() } else { Legacy::full() },
-        pci: Vec::new(),
+        pci: pci(args)?,
         display: None,
         actions: Actions::default(),
     };

@@ -97,7 +97,7 @@ fn host_bridge(machine: &Machine) -> Ready {
         name("_UID", &0u8),
         name("_SEG", &0u8),
         name("_BBN", &0u8),
-        name("_CRS", &windows(&machine.pci)),
+        name("_CRS", &windows(&machine.pci, machine.last_bus())),
         osc(),
     ];
     children.extend(routing((0..32).flat_map(|slot| Pin::ALL.map(|pin| (slot, pin, pirq(slot, pin))))));
@@ -106,14 +106,14 @@ fn host_bridge(machine: &Machine) -> Ready {
     device("PCI0", &children)
 }
 
-// All buses, the ports around those of configuration, the VGA window, and where BARs decode.
-fn windows(pci: &PciSnapshot) -> Ready {
+// The buses in use, the ports around those of configuration, the VGA window, and where BARs decode.
+fn windows(pci: &PciSnapshot, last_bus: u8) -> Ready {
     let memory32 = |first: u64, last: u64| {
         let kind = AddressSpaceCacheable::NotCacheable;
         ready(&AddressSpace::new_memory(kind, true, first as u32, last as u32, None))
     };
     let mut list = vec![
-        ready(&AddressSpace::new_bus_number(0u16, 255u16)),
+        ready(&AddressSpace::new_bus_number(0u16, u16::from(last_bus))),
         io(0xcf8, 8),
         ready(&AddressSpace::new_io(0u16, 0x0cf7u16, None)),
         ready(&AddressSpace::new_io(0x0d00u16, 0xffffu16, None)),

@@ -129,10 +129,11 @@ fn source_override(irq: u8, gsi: u8, flags: u16) -> [u8; 10] {
     [SOURCE_OVERRIDE, 10, 0, irq, gsi, 0, 0, 0, low, high]
 }
 
-pub fn mcfg(ecam: Window) -> Vec<u8> {
+pub fn mcfg(ecam: Window, last_bus: u8) -> Vec<u8> {
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    let buses = (ecam.len >> 20).clamp(1, 256);
-    mcfg.add_ecam(ecam.base, 0, 0, (buses - 1) as u8);
+    // A megabyte a bus.
+    let decoded = (ecam.len >> 20).clamp(1, 256) - 1;
+    mcfg.add_ecam(ecam.base, 0, 0, last_bus.min(decoded as u8));
     to_bytes(&mcfg as &dyn Aml)
 }
 

@@ -33,6 +33,14 @@ pub struct Machine {
     pub serials: Vec<(u16, u32)>,
 }
 
+impl Machine {
+    /// The highest bus number in use. More aren't told of: Linux probes 32 devices on every bus that MCFG covers, two
+    /// exits each.
+    fn last_bus(&self) -> u8 {
+        self.pci.root_ports.iter().map(|port| port.secondary).max().unwrap_or(0)
+    }
+}
+
 /// The tables, and the offset of the root pointer in them.
 pub fn tables(machine: &Machine) -> (Image, usize) {
     let mut image = Image::default();
@@ -44,7 +52,7 @@ pub fn tables(machine: &Machine) -> (Image, usize) {
     image.point(fadt + FADT_DSDT.1, 8, dsdt);
     let mut listed = vec![fadt, image.append_table(&fixed::madt(machine))];
     if let Some(ecam) = machine.pci.ecam {
-        listed.push(image.append_table(&fixed::mcfg(ecam)));
+        listed.push(image.append_table(&fixed::mcfg(ecam, machine.last_bus())));
     }
     let xsdt = image.append_table(&fixed::xsdt(listed.len()));
     for (n, table) in listed.into_iter().enumerate() {

@@ -63,6 +63,7 @@ fn every_table_is_reached_from_the_root_and_adds_up() {
     let facs = u32_at(fadt, 36) - BASE;
     assert_eq!((&bytes[facs as usize..][..4], facs % 64), (&b"FACS"[..], 0));
     assert_eq!(u64_at(listed[2].1, 44), 0xb000_0000);
+    assert_eq!(listed[2].1[54..56], [0, 4], "first and last bus");
 }
 
 #[test]

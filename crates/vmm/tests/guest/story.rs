@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use kiln_image::Access;
+use kiln_image::BlockDevice;
+use kiln_image::raw::Raw;
 use kiln_lab::guest::initramfs;
 use kiln_lab::packages::cloud_kernel;
-use kiln_vmm::config::{Actions, Backing, Config, Legacy, Linux, Memory, Topology};
+use kiln_vmm::config::{Actions, Backing, Config, Legacy, Linux, Memory, PciDevice, PciKind, Topology};
 use kiln_vmm::legacy::serial::{Output, Tap};
 use kiln_vmm::machine::{Event, Machine, MachineState, Outcome};
 use kiln_vmm::memory::GuestRam;
+use kiln_vmm::pci::Place;
 use parking_lot::{Condvar, Mutex};
 
 pub const MIB: u64 = 1 << 20;
@@ -29,6 +33,15 @@ pub struct Recipe {
     pub append: &'static str,
     pub modules: &'static [&'static str],
     pub script: &'static str,
+    /// A disk behind the root port at 00:01.0, and one on bus 0.
+    pub disks: Vec<Arc<dyn BlockDevice>>,
+}
+
+/// A blank disk of so many MiB.
+pub fn blank_disk(mib: u64) -> Arc<dyn BlockDevice> {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(mib * MIB).unwrap();
+    Arc::new(Raw::from_file(file, "disk.img", Access::Write).unwrap())
 }
 
 impl Default for Recipe {
@@ -42,6 +55,7 @@ impl Default for Recipe {
             append: "",
             modules: &[],
             script: "echo GUEST READY; exec sh",
+            disks: Vec::new(),
         }
     }
 }
@@ -62,10 +76,20 @@ impl Recipe {
             },
             uuid: *b"\x2f\x1c\x54\x9a\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x1a\x1b",
             legacy: self.legacy,
-            pci: Vec::new(),
-            display: None,
             actions: self.actions,
+            pci: self.pci(),
+            display: None,
         }
+    }
+
+    fn pci(&self) -> Vec<PciDevice> {
+        let port = PciKind::RootPort { slot: 1, multifunction: false };
+        let places = [Place::behind(1, 0, 0), Place::root(2, 0)];
+        let disks = places.into_iter().zip(&self.disks).map(|(place, disk)| PciDevice {
+            place,
+            kind: PciKind::Disk { disk: disk.clone(), queues: self.cpus.processors() as u16, serial: "0123".into() },
+        });
+        [PciDevice { place: Place::root(1, 0), kind: port }].into_iter().chain(disks).collect()
     }
 
     /// Boots it and waits for its script's greeting.
