@@ -9,11 +9,12 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use kiln_image::Access;
 use kiln_image::raw::Raw;
 use kiln_vmm::config::{Actions, Backing, Config, Legacy, Linux, Memory, PciDevice, PciKind, Topology};
-use kiln_vmm::legacy::serial::Output;
+use kiln_vmm::legacy::serial::{Output, Serial};
 use kiln_vmm::machine::{Machine, Outcome};
 use kiln_vmm::pci::Place;
 use kiln_vmm::thread::{Role, spawn};
@@ -75,24 +76,8 @@ fn pci(args: &Args) -> Result<Vec<PciDevice>, Box<dyn Error>> {
     Ok(devices)
 }
 
-fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
-    let config = Config {
-        kvm: File::options().read(true).write(true).open("/dev/kvm")?.into(),
-        cpus: Topology::one_socket(args.vcpus),
-        memory: Memory { bytes: args.memory << 20, backing: Backing::Private },
-        boot: Linux {
-            kernel: File::open(&args.kernel)?,
-            initrd: args.initrd.as_ref().map(File::open).transpose()?,
-            cmdline: args.append.clone(),
-        },
-        uuid: [0; 16],
-        legacy: if args.small { Legacy::small() } else { Legacy::full() },
-        pci: pci(args)?,
-        display: None,
-        actions: Actions::default(),
-    };
-    let (machine, events) = Machine::new(config)?;
-    let serial = machine.serial(0).ok_or("no serial port")?.clone();
+// Copies between the serial port and stdin and stdout; the thread ends with the machine.
+fn attach(serial: Arc<Serial>) -> std::io::Result<JoinHandle<()>> {
     let tap = serial.tap(1 << 20);
     let out = spawn(Role::Client(0), move || {
         let mut stdout = std::io::stdout();
@@ -115,6 +100,28 @@ fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
             }
         }
     })?;
+    Ok(out)
+}
+
+fn run(args: &Args) -> Result<Outcome, Box<dyn Error>> {
+    let config = Config {
+        kvm: File::options().read(true).write(true).open("/dev/kvm")?.into(),
+        cpus: Topology::one_socket(args.vcpus),
+        memory: Memory { bytes: args.memory << 20, backing: Backing::Private },
+        boot: Linux {
+            kernel: File::open(&args.kernel)?,
+            initrd: args.initrd.as_ref().map(File::open).transpose()?,
+            cmdline: args.append.clone(),
+        },
+        uuid: [0; 16],
+        legacy: if args.small { Legacy::small() } else { Legacy::full() },
+        pci: pci(args)?,
+        display: None,
+        actions: Actions::default(),
+    };
+    let (machine, events) = Machine::new(config)?;
+    let serial = machine.serial(0).ok_or("no serial port")?.clone();
+    let out = attach(serial)?;
     machine.start();
     let outcome = loop {
         let event = events.recv()?;

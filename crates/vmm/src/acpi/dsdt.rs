@@ -5,8 +5,9 @@
 
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else, Equal, Field,
-    FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Local, Memory32Fixed, Method, Name, NotEqual,
-    OpRegion, OpRegionSpace, Or, Package, Path, ResourceTemplate, Return, Scope, Store, Uuid,
+    FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, LessThan, Local, Memory32Fixed, Method,
+    MethodCall, Name, NotEqual, OpRegion, OpRegionSpace, Or, Package, Path, ResourceTemplate, Return, Scope, ShiftLeft,
+    Store, Subtract, Uuid,
 };
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
@@ -234,43 +235,74 @@ fn isa(of: &str, id: &str, unit: Option<u8>, list: &[Ready]) -> Ready {
     device(of, &children)
 }
 
-// A PIRQ's way into the 8259s (6.2.13): its register in the LPC bridge says where it goes.
+// A PIRQ's way into the 8259s (6.2.13): its register in the LPC bridge says where it goes. Systems ask often, and each
+// look costs two exits, so what the register holds is remembered after the first.
 fn link(n: usize) -> Ready {
     let register = path(&format!("\\_SB_.PCI0.ISA_.RTE{}", letter(n)));
     let possible = resources(&[level_irqs(LINK_IRQS.iter().fold(0, |mask, irq| mask | 1 << irq))]);
-    // Byte 1 of the descriptor, of three, and the end tag: the mask of the current interrupt.
-    let current = resources(&[level_irqs(0)]);
-    let (template, mask) = (path("CRSB"), path("IRQM"));
-    let mask_at = ready(&acpi_word_field(&template, 1, &mask));
-    let routed = And::new(&Local(0), &register, &0x8fu8);
-    let on = acpi_tables::aml::LessThan::new(&Local(0), &LINK_OFF);
-    let bit = acpi_tables::aml::ShiftLeft::new(&mask, &1u8, &Local(0));
-    let fill = If::new(&on, vec![&bit]);
-    let local = name("CRSB", &current);
-    let back = Return::new(&template);
-    let crs = Method::new(path("_CRS"), 0, true, vec![&local, &mask_at, &routed, &fill, &back]);
-    let chosen = ready(&acpi_word_field(&Arg(0), 1, &mask));
-    let lowest = Ready(find_set_right_bit(&mask));
-    let down = acpi_tables::aml::Subtract::new(&Local(0), &Local(0), &1u8);
-    let put = Store::new(&register, &Local(0));
-    let srs = Method::new(path("_SRS"), 1, true, vec![&chosen, &lowest, &down, &put]);
-    let disable = Store::new(&register, &LINK_OFF);
-    let dis = Method::new(path("_DIS"), 0, true, vec![&disable]);
-    let routed_at_all = And::new(&Local(0), &register, &LINK_OFF);
-    let is_off = Equal::new(&Local(0), &LINK_OFF);
-    let (off, working) = (Return::new(&0x9u8), Return::new(&0xbu8));
-    let disabled = If::new(&is_off, vec![&off]);
-    let sta = Method::new(path("_STA"), 0, true, vec![&routed_at_all, &disabled, &working]);
     let children = [
         name("_HID", &EISAName::new("PNP0C0F")),
         name("_UID", &(n as u8 + 1)),
         name("_PRS", &possible),
-        ready(&crs),
-        ready(&srs),
-        ready(&dis),
-        ready(&sta),
+        name(REMEMBERED, &NOT_READ),
+        link_read(&register),
+        link_current(),
+        link_set(&register),
+        link_disable(&register),
+        link_status(),
     ];
     device(&format!("LNK{}", letter(n)), &children)
+}
+
+/// What a link remembers of its register.
+const REMEMBERED: &str = "RTEX";
+/// More than a register of one byte can hold.
+const NOT_READ: u16 = 0x100;
+
+fn link_read(register: &Path) -> Ready {
+    let remembered = path(REMEMBERED);
+    let unread = Equal::new(&remembered, &NOT_READ);
+    let store = Store::new(&remembered, register);
+    let (look, back) = (If::new(&unread, vec![&store]), Return::new(&remembered));
+    ready(&Method::new(path("RTER"), 0, true, vec![&look, &back]))
+}
+
+fn link_current() -> Ready {
+    let current = resources(&[level_irqs(0)]);
+    let (template, mask) = (path("CRSB"), path("IRQM"));
+    let mask_at = create_mask_field(&template, &mask);
+    let register = MethodCall::new(path("RTER"), vec![]);
+    let routed = And::new(&Local(0), &register, &(LINK_OFF | 0xf));
+    let on = LessThan::new(&Local(0), &LINK_OFF);
+    let bit = ShiftLeft::new(&mask, &1u8, &Local(0));
+    let fill = If::new(&on, vec![&bit]);
+    let (local, back) = (name("CRSB", &current), Return::new(&template));
+    ready(&Method::new(path("_CRS"), 0, true, vec![&local, &mask_at, &routed, &fill, &back]))
+}
+
+fn link_set(register: &Path) -> Ready {
+    let mask = path("IRQM");
+    let mask_at = create_mask_field(&Arg(0), &mask);
+    let lowest = Ready(find_set_right_bit(&mask));
+    let down = Subtract::new(&Local(0), &Local(0), &1u8);
+    let remembered = path(REMEMBERED);
+    let (put, remember) = (Store::new(register, &Local(0)), Store::new(&remembered, &Local(0)));
+    ready(&Method::new(path("_SRS"), 1, true, vec![&mask_at, &lowest, &down, &put, &remember]))
+}
+
+fn link_disable(register: &Path) -> Ready {
+    let remembered = path(REMEMBERED);
+    let (put, remember) = (Store::new(register, &LINK_OFF), Store::new(&remembered, &LINK_OFF));
+    ready(&Method::new(path("_DIS"), 0, true, vec![&put, &remember]))
+}
+
+fn link_status() -> Ready {
+    let register = MethodCall::new(path("RTER"), vec![]);
+    let off_bit = And::new(&Local(0), &register, &LINK_OFF);
+    let is_off = Equal::new(&Local(0), &LINK_OFF);
+    let (off, working) = (Return::new(&0x9u8), Return::new(&0xbu8));
+    let disabled = If::new(&is_off, vec![&off]);
+    ready(&Method::new(path("_STA"), 0, true, vec![&off_bit, &disabled, &working]))
 }
 
 /// Interrupts of a mask (6.4.2.1): level triggered, active low, shared.
@@ -279,11 +311,11 @@ fn level_irqs(mask: u16) -> Ready {
     Ready(vec![0x23, low, high, 0x18])
 }
 
-/// `CreateWordField(source, index, name)` (20.2.5.2).
-fn acpi_word_field(source: &dyn Aml, index: u8, name: &Path) -> Ready {
+/// `CreateWordField(source, 1, name)` (20.2.5.2): bytes 1 and 2 of an interrupt descriptor are its mask.
+fn create_mask_field(source: &dyn Aml, name: &Path) -> Ready {
     let mut bytes = vec![0x8b];
     bytes.extend(to_bytes(source));
-    bytes.extend(to_bytes(&index));
+    bytes.extend(to_bytes(&1u8));
     bytes.extend(to_bytes(name));
     Ready(bytes)
 }

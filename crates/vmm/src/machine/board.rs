@@ -14,7 +14,7 @@ use crate::arch::x86_64::vcpu::Vcpu;
 use crate::arch::x86_64::vm::Doing;
 use crate::arch::x86_64::{Irqchip, KvmDoorbells, Vm, msr};
 use crate::boot::BootError;
-use crate::bus::Bus;
+use crate::bus::{Bus, BusDevice};
 use crate::chipset::pm::PowerManagement;
 use crate::chipset::{Lpc, Mch};
 use crate::config::{Config, VERSION};
@@ -60,46 +60,25 @@ impl Board {
     pub(super) fn new(config: &Config, ram: GuestRam, crew: Arc<Crew>) -> Result<(Self, Vec<Vcpu>), Error> {
         let vm = Vm::new(config.kvm.try_clone()?, config.legacy.speaker)?;
         let slots = Arc::new(Slots::new(vm.slot_table(), vm.slot_limit()));
-        slots.add_ram(&ram)?;
+        slots.add_ram(&ram, config.display.is_some())?;
         let irqchip = Irqchip::new(vm.fd().clone())?;
         let cpuid = cpuid(&vm, config)?;
         let split = RamSplit::of(config.memory.bytes);
         let (ports, memory) = (Arc::new(Bus::new()), Arc::new(Bus::new()));
         let bytes = Ports::new(crew.clone());
         bytes.claim(&ports)?;
-        let pci = PciHost::new(Surroundings {
-            ports: ports.clone(),
-            memory: memory.clone(),
-            wires: Arc::new(irqchip.clone()),
-            physical_bits: cpuid.physical_bits(),
-            low_memory_end: split.below_4g,
-            high_memory_end: ABOVE_4G + split.above_4g,
-            reset_control: bytes.reset_control(),
-        })?;
+        let pci = root_complex(&irqchip, &cpuid, split, [&ports, &memory], bytes.reset_control())?;
         let time: Arc<dyn Time> = Arc::new(HostTime::new());
-        let pm = PowerManagement::new(isa(&pci, SCI, 0), crew.clone(), time.clone());
-        pci.plug(Mch::place(), Mch::new(pci.ecam()))?;
-        pci.plug(Lpc::place(), Lpc::new(pm.clone(), pci.router().clone()))?;
+        let pm = chipset(&pci, &crew, &time)?;
         let mut devices: Vec<Arc<dyn Device>> = vec![bytes, pm.clone()];
-        let ps2 = config.legacy.ps2.then(|| keyboard_controller(&pci, &ports, &crew)).transpose()?;
+        let ps2 = keyboard_controller(config, &pci, &ports, &crew)?;
         devices.extend(ps2.iter().map(|ps2| ps2.clone() as Arc<dyn Device>));
-        if let Some(rtc) = config.legacy.rtc {
-            let clock = RealTimeClock::new(isa(&pci, rtc::IRQ, 0), time, rtc.offset);
-            ports.claim(rtc::PORT, rtc::LEN, clock.clone())?;
-            devices.push(clock);
-        }
+        devices.extend(clock(config, &pci, &ports, time)?);
         let serials = serials(config, &pci, &ports)?;
         devices.extend(serials.iter().map(|serial| serial.clone() as Arc<dyn Device>));
-        let display = plug::all(
-            config,
-            &Socket {
-                pci: &pci,
-                ram: &ram,
-                slots: &slots,
-                messages: Arc::new(irqchip.clone()),
-                doorbells: Arc::new(KvmDoorbells::new(vm.fd().clone())),
-            },
-        )?;
+        let (messages, doorbells) = (Arc::new(irqchip.clone()), Arc::new(KvmDoorbells::new(vm.fd().clone())));
+        let socket = Socket { pci: &pci, ram: &ram, slots: &slots, messages, doorbells };
+        let display = plug::all(config, &socket)?;
         devices.push(pci.clone());
         let vcpus = vcpus(&vm, config, &cpuid)?;
         let (described, identity) = (described(config), identity(config, split));
@@ -194,11 +173,51 @@ fn vcpus(vm: &Vm, config: &Config, cpuid: &Cpuid) -> Result<Vec<Vcpu>, Error> {
     Ok((0..config.cpus.processors()).map(make).collect::<Result<_, _>>()?)
 }
 
-fn keyboard_controller(pci: &PciHost, ports: &Bus, crew: &Arc<Crew>) -> Result<Arc<KeyboardController>, Error> {
-    let lines = i8042::IRQS.map(|irq| isa(pci, irq, 0));
-    let controller = KeyboardController::new(lines, crew.clone());
+fn root_complex(
+    irqchip: &Irqchip,
+    cpuid: &Cpuid,
+    split: RamSplit,
+    [ports, memory]: [&Arc<Bus>; 2],
+    reset_control: Arc<dyn BusDevice>,
+) -> Result<Arc<PciHost>, Error> {
+    Ok(PciHost::new(Surroundings {
+        ports: ports.clone(),
+        memory: memory.clone(),
+        wires: Arc::new(irqchip.clone()),
+        physical_bits: cpuid.physical_bits(),
+        low_memory_end: split.below_4g,
+        high_memory_end: ABOVE_4G + split.above_4g,
+        reset_control,
+    })?)
+}
+
+// Host bridge and LPC bridge, with the power management block that the latter places.
+fn chipset(pci: &PciHost, crew: &Arc<Crew>, time: &Arc<dyn Time>) -> Result<Arc<PowerManagement>, Error> {
+    let pm = PowerManagement::new(isa(pci, SCI, 0), crew.clone(), time.clone());
+    pci.plug(Mch::place(), Mch::new(pci.ecam()))?;
+    pci.plug(Lpc::place(), Lpc::new(pm.clone(), pci.router().clone()))?;
+    Ok(pm)
+}
+
+fn keyboard_controller(
+    config: &Config,
+    pci: &PciHost,
+    ports: &Bus,
+    crew: &Arc<Crew>,
+) -> Result<Option<Arc<KeyboardController>>, Error> {
+    if !config.legacy.ps2 {
+        return Ok(None);
+    }
+    let controller = KeyboardController::new(i8042::IRQS.map(|irq| isa(pci, irq, 0)), crew.clone());
     controller.claim(ports)?;
-    Ok(controller)
+    Ok(Some(controller))
+}
+
+fn clock(config: &Config, pci: &PciHost, ports: &Bus, time: Arc<dyn Time>) -> Result<Option<Arc<dyn Device>>, Error> {
+    let Some(wanted) = config.legacy.rtc else { return Ok(None) };
+    let clock = RealTimeClock::new(isa(pci, rtc::IRQ, 0), time, wanted.offset);
+    ports.claim(rtc::PORT, rtc::LEN, clock.clone())?;
+    Ok(Some(clock))
 }
 
 fn serials(config: &Config, pci: &PciHost, ports: &Bus) -> Result<Vec<Arc<Serial>>, Error> {

@@ -58,7 +58,7 @@ pub struct Range {
 /// All ranges, in order, without gap or overlap.
 pub const RANGES: &[Range] = &[
     range(0, VGA_HOLE, "RAM"),
-    range(VGA_HOLE, BIOS_AREA, "legacy VGA window, no RAM"),
+    range(VGA_HOLE, BIOS_AREA, "legacy VGA window; no RAM if the machine has a display"),
     range(BIOS_AREA, TABLES, "RAM where option ROMs go"),
     range(TABLES, HIGH_RAM, "RAM; on a direct boot SMBIOS and ACPI tables"),
     range(HIGH_RAM, LOW_RAM_LIMIT, "RAM, up to 2 GiB if the machine has 2.75 GiB or more; devices in what is left"),
