@@ -12,12 +12,12 @@ use crate::acpi;
 use crate::arch::x86_64::cpuid::Cpuid;
 use crate::arch::x86_64::vcpu::Vcpu;
 use crate::arch::x86_64::vm::Doing;
-use crate::arch::x86_64::{Irqchip, KvmDoorbells, Vm, msr};
+use crate::arch::x86_64::{Irqchip, Vm, msr};
 use crate::boot::BootError;
 use crate::bus::{Bus, BusDevice};
 use crate::chipset::pm::PowerManagement;
 use crate::chipset::{Lpc, Mch};
-use crate::config::{Config, VERSION};
+use crate::config::{Config, PciDevice, VERSION};
 use crate::device::Device;
 use crate::display::Display;
 use crate::irq::Line;
@@ -28,7 +28,7 @@ use crate::legacy::serial::{COM, LEN, Serial};
 use crate::memory::layout::{ABOVE_4G, HIGH_RAM, RamSplit, TABLES};
 use crate::memory::{GuestRam, slots::Slots};
 use crate::pci::intx::FIRST_FREE_ISA_SOURCE;
-use crate::pci::{PciHost, PciSnapshot, Surroundings};
+use crate::pci::{PciHost, PciSnapshot, Place, Surroundings};
 use crate::smbios;
 use crate::time::{HostTime, Time};
 
@@ -52,6 +52,7 @@ pub struct Board {
     described: acpi::Machine,
     identity: smbios::Machine,
     slots: Arc<Slots>,
+    socket: Socket,
     // Last, so that nothing is left that uses it when its descriptor is closed.
     pub(super) vm: Vm,
 }
@@ -76,8 +77,7 @@ impl Board {
         devices.extend(clock(config, &pci, &ports, time)?);
         let serials = serials(config, &pci, &ports)?;
         devices.extend(serials.iter().map(|serial| serial.clone() as Arc<dyn Device>));
-        let (messages, doorbells) = (Arc::new(irqchip.clone()), Arc::new(KvmDoorbells::new(vm.fd().clone())));
-        let socket = Socket { pci: &pci, ram: &ram, slots: &slots, messages, doorbells };
+        let socket = Socket::new(&pci, &ram, &slots, &irqchip, &vm);
         let display = plug::all(config, &socket)?;
         devices.push(pci.clone());
         let vcpus = vcpus(&vm, config, &cpuid)?;
@@ -97,9 +97,23 @@ impl Board {
             described,
             identity,
             slots,
+            socket,
             vm,
         };
         Ok((board, vcpus))
+    }
+
+    /// Plugs a device into a machine that runs. Behind a root port, the guest is told.
+    ///
+    /// # Errors
+    /// When the place is taken or can't be, or the host has no descriptor left.
+    pub fn plug(&self, device: &PciDevice) -> Result<(), Error> {
+        plug::one(device, &self.socket)
+    }
+
+    /// Pulls a device out of a machine that runs. Says whether there was one.
+    pub fn unplug(&self, place: Place) -> bool {
+        self.pci.unplug_function(place)
     }
 
     /// The PCI root complex.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Error;
+use crate::arch::x86_64::{Irqchip, KvmDoorbells, Vm};
 use crate::config::{Config, PciDevice, PciKind};
 use crate::display::Display;
 use crate::doorbell::Doorbells;
@@ -16,20 +17,32 @@ use crate::virtio::rng::Rng;
 use crate::virtio::{Numbers, Resources, VirtioDevice, VirtioPci};
 
 /// What devices are given of the board.
-pub(super) struct Socket<'a> {
-    pub(super) pci: &'a PciHost,
-    pub(super) ram: &'a GuestRam,
-    pub(super) slots: &'a Arc<Slots>,
+pub(super) struct Socket {
+    pub(super) pci: Arc<PciHost>,
+    pub(super) ram: GuestRam,
+    pub(super) slots: Arc<Slots>,
     pub(super) messages: Arc<dyn MsiController>,
     pub(super) doorbells: Arc<dyn Doorbells>,
+    pub(super) numbers: Numbers,
+}
+
+impl Socket {
+    pub(super) fn new(pci: &Arc<PciHost>, ram: &GuestRam, slots: &Arc<Slots>, irqchip: &Irqchip, vm: &Vm) -> Self {
+        Self {
+            pci: pci.clone(),
+            ram: ram.clone(),
+            slots: slots.clone(),
+            messages: Arc::new(irqchip.clone()),
+            doorbells: Arc::new(KvmDoorbells::new(vm.fd().clone())),
+            numbers: Numbers::default(),
+        }
+    }
 }
 
 /// Plugs all devices of `config`; gives the display, if it has one.
-pub(super) fn all(config: &Config, socket: &Socket<'_>) -> Result<Option<Arc<Display>>, Error> {
-    let numbers = Numbers::default();
+pub(super) fn all(config: &Config, socket: &Socket) -> Result<Option<Arc<Display>>, Error> {
     for device in &config.pci {
-        let function = make(device, socket, &numbers)?;
-        socket.pci.plug(device.place, function)?;
+        one(device, socket)?;
     }
     let Some(wanted) = &config.display else { return Ok(None) };
     let display = Display::new(wanted.place, wanted.memory.clone(), socket.slots.clone());
@@ -37,7 +50,13 @@ pub(super) fn all(config: &Config, socket: &Socket<'_>) -> Result<Option<Arc<Dis
     Ok(Some(display))
 }
 
-fn make(device: &PciDevice, socket: &Socket<'_>, numbers: &Numbers) -> Result<Arc<dyn PciFunction>, Error> {
+/// Plugs a device.
+pub(super) fn one(device: &PciDevice, socket: &Socket) -> Result<(), Error> {
+    let function = make(device, socket)?;
+    Ok(socket.pci.plug(device.place, function)?)
+}
+
+fn make(device: &PciDevice, socket: &Socket) -> Result<Arc<dyn PciFunction>, Error> {
     let virtio: Arc<dyn VirtioDevice> = match &device.kind {
         PciKind::RootPort { slot, multifunction } => {
             let line = socket.pci.line(device.place, root_port::PIN)?;
@@ -55,7 +74,7 @@ fn make(device: &PciDevice, socket: &Socket<'_>, numbers: &Numbers) -> Result<Ar
         line: socket.pci.line(device.place, VirtioPci::PIN)?,
         messages: socket.messages.clone(),
         doorbells: socket.doorbells.clone(),
-        queue_numbers: numbers.clone(),
+        queue_numbers: socket.numbers.clone(),
     };
     Ok(VirtioPci::new(device.place, virtio, resources)?)
 }
