@@ -129,3 +129,31 @@ fn wires_do_where_messages_are_off() {
     let nobody = guest.runs("dmesg | grep -c 'nobody cared'");
     assert_eq!(nobody, "0\n");
 }
+
+#[test]
+fn a_disk_is_plugged_into_an_empty_port_and_pulled_out_again() {
+    kiln_lab::needs_kvm!(120);
+    let Furnished { guest, .. } = furnished("");
+    let place = Place::behind(2, 1, 0);
+    let board = guest.machine().board();
+    let (_folder, path, disk) = image("second.img");
+    let kind = PciKind::Disk { disk, queues: 1, serial: "KILN-2".into() };
+    board.plug(&PciDevice { place, kind }).unwrap();
+    guest.types("until [ -e /sys/block/vdb/serial ]; do sleep 0.1; done; cat /sys/block/vdb/serial");
+    guest.sees("\nKILN-2");
+    disk_works(&guest, "vdb", &path);
+    assert!(board.unplug(place));
+    guest.types("while [ -e /sys/block/vdb ]; do sleep 0.1; done; echo go''ne");
+    guest.sees("gone");
+    assert_eq!(guest.runs("cat /sys/block/vda/serial; echo"), "KILN-1\n");
+}
+
+#[test]
+fn the_pics_do_where_the_io_apic_is_off() {
+    kiln_lab::needs_kvm!(120);
+    let Furnished { guest, image, _folder, .. } = furnished("pci=nomsi noapic");
+    let interrupts = guest.runs("grep virtio /proc/interrupts");
+    assert!(interrupts.contains("XT-PIC"));
+    disk_works(&guest, "vda", &image);
+    assert_eq!(guest.runs("dmesg | grep -c 'nobody cared'"), "0\n");
+}
