@@ -84,17 +84,15 @@ fn a_slow_reader_holds_output_back_and_loses_nothing_over_pause_and_restore() {
     let saved = driver.device.save().unwrap();
     assert!(driver.used(OUTPUT).is_none());
     assert_ne!(saved.data["queues"][1]["handler"], 0, "half a chain is out");
-    drop(driver.device.save());
 
     // The next life has the other end of the same stream.
-    let (mut next, ends) = restored(&driver, &host);
+    let (mut next, mut ends) = restored(&driver);
     next.device.restore(&saved).unwrap();
     next.device.resume();
     let mut rest = vec![0; sent.len() - received.len()];
     // What the first life had put into its socket comes first.
     let buffered = drain(&mut host, driver);
     rest[..buffered.len()].copy_from_slice(&buffered);
-    let mut ends = ends;
     ends.read_exact(&mut rest[buffered.len()..]).unwrap();
     received.extend(rest);
     assert!(received == sent);
@@ -104,7 +102,7 @@ fn a_slow_reader_holds_output_back_and_loses_nothing_over_pause_and_restore() {
     assert_eq!(next.used(OUTPUT), None);
 }
 
-fn restored(driver: &Driver, _host: &UnixStream) -> (Driver, UnixStream) {
+fn restored(driver: &Driver) -> (Driver, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let ends = Endpoints { input: theirs.try_clone().unwrap().into(), output: theirs.into() };

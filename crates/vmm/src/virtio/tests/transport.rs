@@ -314,6 +314,18 @@ fn a_state_of_another_device_is_refused() {
     assert!(running.device.restore(&started).is_err());
 }
 
+#[test]
+fn two_workers_on_one_ring_are_refused() {
+    let mut saved = saved_started();
+    let queues = saved.data["queues"].as_array_mut().unwrap();
+    queues.push(queues[0].clone());
+    let next = rng();
+    next.device.pause();
+    assert!(next.device.restore(&saved).is_err());
+    saved.data["queues"].as_array_mut().unwrap().clear();
+    assert!(next.device.restore(&saved).is_err());
+}
+
 fn saved_started() -> crate::device::Saved {
     let mut driver = rng();
     driver.start(0, 1, 16);

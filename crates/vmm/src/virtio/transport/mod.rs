@@ -388,6 +388,11 @@ impl Device for VirtioPci {
         state.registers = saved.registers;
         state.activity = Activity::Inactive;
         if let Some(queues) = saved.queues {
+            // One worker per queue: two on one ring would give buffers back twice.
+            let enabled = self.enabled_queues(&state.registers);
+            if !queues.iter().map(|queue| &queue.queue).eq(&enabled) {
+                return Err(impossible("other queues at work than are enabled"));
+            }
             let mut all = Vec::new();
             for queue in queues {
                 let parts = self.parts(&state.registers, queue.queue, queue.progress);
