@@ -16,7 +16,7 @@ use serde::Serialize;
 pub use kvm::{Kvm, TrialResult};
 pub use lingering::Lingering;
 pub use memory::Memory;
-pub use peers::Peers;
+pub use peers::{Peers, VIEWERS};
 
 /// All that `kiln doctor` finds.
 #[derive(Debug, Clone, Serialize)]
@@ -53,6 +53,16 @@ pub fn examine(root: &Path, trial: &Result<Trial, ProbeError>) -> Report {
         peers: Peers::find(root),
         advice,
     }
+}
+
+/// Memory of the host whose files lie below `root`.
+pub fn memory(root: &Path) -> Memory {
+    Memory::find(root)
+}
+
+/// What to do so that the host whose files lie below `root` runs machines, after the trial's outcome.
+pub fn kvm_advice(root: &Path, outcome: &TrialResult) -> Vec<String> {
+    Kvm::find(root).advise(outcome)
 }
 
 /// The user's name and numeric id, from `etc/passwd` below `root`.
