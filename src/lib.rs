@@ -6,3 +6,6 @@
 pub mod cli;
 pub mod failure;
 pub mod host;
+pub mod machine;
+pub mod plan;
+pub mod runner;

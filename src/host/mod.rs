@@ -55,6 +55,16 @@ pub fn examine(root: &Path, trial: &Result<Trial, ProbeError>) -> Report {
     }
 }
 
+/// Memory of the host whose files lie below `root`.
+pub fn memory(root: &Path) -> Memory {
+    Memory::find(root)
+}
+
+/// What to do so that the host whose files lie below `root` runs machines, after the trial's outcome.
+pub fn kvm_advice(root: &Path, outcome: &TrialResult) -> Vec<String> {
+    Kvm::find(root).advise(outcome)
+}
+
 /// The user's name and numeric id, from `etc/passwd` below `root`.
 fn user(root: &Path) -> (u32, Option<String>) {
     let uid = rustix::process::geteuid().as_raw();

@@ -380,6 +380,11 @@ impl Element {
     }
 }
 
+/// Text with XML's own characters written as references, for attributes and content.
+pub fn escaped(text: &str) -> String {
+    escape(text).into_owned()
+}
+
 fn resolve(source: &str) -> Cow<'_, str> {
     if !source.contains("<![CDATA[") {
         return unescape(source).unwrap_or(Cow::Borrowed(source));

@@ -1,6 +1,6 @@
 //! Whole machines with Debian's cloud kernel in them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "this is how tests fail")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
 
 mod boot;
 mod disks;

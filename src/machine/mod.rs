@@ -1,0 +1,10 @@
+//! What is defined and what runs: the store, its locks, and the way to a machine's process.
+
+pub mod folders;
+pub mod lock;
+pub mod name;
+pub mod running;
+pub mod store;
+
+pub use folders::Folders;
+pub use store::Store;

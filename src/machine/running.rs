@@ -1,0 +1,175 @@
+//! Machines that run: found by their locks, asked over their sockets.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde_json::{Value, json};
+
+use super::{Folders, lock};
+use crate::failure::{Failure, Status};
+use crate::runner::start::{ENDING, LOCK, RECORD, Record};
+use crate::runner::{Ending, handover::MOST_DESCRIPTORS};
+
+/// How long a machine's process may take to answer, and to end when it is told to.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A machine that runs.
+pub struct Running {
+    name: String,
+    folders: Folders,
+    /// What was written down when it started.
+    pub record: Record,
+}
+
+/// Whether a machine runs. What can't be looked at doesn't.
+pub fn is_running(folders: &Folders, name: &str) -> bool {
+    lock::is_locked(&folders.running(name).join(LOCK)).unwrap_or(false)
+}
+
+/// How a machine's last run ended, if that was written down.
+pub fn last_ending(folders: &Folders, name: &str) -> Option<Ending> {
+    let text = fs::read(folders.logs(name).join(ENDING)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Names of all machines that run, sorted.
+pub fn names(folders: &Folders) -> Vec<String> {
+    let entries = fs::read_dir(folders.runtime.join("machines")).into_iter().flatten();
+    let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    names.retain(|name| is_running(folders, name));
+    names.sort();
+    names
+}
+
+impl Running {
+    /// The running machine of this name; `None` when it doesn't run.
+    ///
+    /// # Errors
+    /// When it runs but can't be talked to.
+    pub fn find(folders: &Folders, name: &str) -> Result<Option<Self>, Failure> {
+        let path = folders.running(name).join(RECORD);
+        let end = Instant::now() + PATIENCE;
+        // Between taking the lock and writing the record a start has some milliseconds of work to do.
+        while is_running(folders, name) {
+            if let Some(record) = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok())
+                && UnixStream::connect(&record.control).is_ok()
+            {
+                return Ok(Some(Self { name: name.into(), folders: folders.clone(), record }));
+            }
+            if Instant::now() > end {
+                return Err(Failure::new(Status::Failed, format!("{name:?} runs, but does not answer"))
+                    .advise(format!("Its log: {}", folders.logs(name).join("machine.log").display())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(None)
+    }
+
+    /// The running machine of this name.
+    ///
+    /// # Errors
+    /// When it doesn't run, or can't be talked to.
+    pub fn get(folders: &Folders, name: &str) -> Result<Self, Failure> {
+        Self::find(folders, name)?.ok_or_else(|| {
+            Failure::new(Status::Failed, format!("{name:?} is not running")).advise(format!("kiln start {name}"))
+        })
+    }
+
+    fn trouble(&self, error: &io::Error) -> Failure {
+        Failure::new(Status::Failed, format!("{:?} does not answer", self.name)).because(error)
+    }
+
+    /// Gives the machine a command and returns its answer; `file` goes with it.
+    ///
+    /// # Errors
+    /// When it refuses, or its process is gone.
+    pub fn command(&self, name: &str, file: Option<&File>) -> Result<Value, Failure> {
+        let exchange = || -> io::Result<String> {
+            let stream = UnixStream::connect(&self.record.control)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let line = format!("{}\n", json!({ "execute": name }));
+            send(&stream, line.as_bytes(), file)?;
+            let mut answer = String::new();
+            BufReader::new(stream).read_line(&mut answer)?;
+            Ok(answer)
+        };
+        let text = exchange().map_err(|e| self.trouble(&e))?;
+        let mut answer: Value = serde_json::from_str(&text).map_err(|e| self.trouble(&e.into()))?;
+        match answer["error"]["desc"].as_str() {
+            Some(why) => Err(Failure::new(Status::Failed, format!("{:?} refuses", self.name)).why(why)),
+            None => Ok(answer["return"].take()),
+        }
+    }
+
+    /// `running` or `paused`.
+    ///
+    /// # Errors
+    /// As [`Running::command`].
+    pub fn status(&self) -> Result<String, Failure> {
+        let answer = self.command("query-status", None)?;
+        Ok(answer["status"].as_str().unwrap_or("running").to_owned())
+    }
+
+    /// Connects to its serial console.
+    ///
+    /// # Errors
+    /// When it has none, or its process is gone.
+    pub fn console(&self) -> Result<UnixStream, Failure> {
+        let path = self.record.console.as_ref().ok_or_else(|| {
+            Failure::new(Status::Failed, format!("{:?} has no serial port", self.name))
+                .advise("Add <serial type='pty'/> to its definition.")
+        })?;
+        UnixStream::connect(path).map_err(|e| self.trouble(&e))
+    }
+
+    /// Waits until the machine has ended, or the limit passes. Says whether it has.
+    pub fn wait(&self, limit: Option<Duration>) -> bool {
+        let end = limit.map(|limit| Instant::now() + limit);
+        // Its process closes the connection when it ends; a look at the lock tells the rest.
+        if let Ok(mut stream) = UnixStream::connect(&self.record.control) {
+            let _ = stream.set_read_timeout(limit.map(|l| l.max(Duration::from_millis(1))));
+            let mut byte = [0];
+            let _ = io::Read::read(&mut stream, &mut byte);
+        }
+        while is_running(&self.folders, &self.name) {
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+
+    /// Ends it at once, as pulling the plug does.
+    ///
+    /// # Errors
+    /// When it can't be ended.
+    pub fn destroy(&self) -> Result<(), Failure> {
+        let asked = self.command("quit", None);
+        if self.wait(Some(PATIENCE)) {
+            return Ok(());
+        }
+        let pid = i32::try_from(self.record.pid).ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        if self.wait(Some(PATIENCE)) { Ok(()) } else { asked.map(drop) }
+    }
+}
+
+fn send(mut stream: &UnixStream, bytes: &[u8], file: Option<&File>) -> io::Result<()> {
+    let Some(file) = file else { return stream.write_all(bytes) };
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let files = [file.as_fd()];
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(io::Error::other("the file can't be handed over"));
+    }
+    let sent = sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    stream.write_all(bytes.get(sent..).unwrap_or_default())
+}

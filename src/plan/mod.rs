@@ -1,0 +1,289 @@
+//! From wishes to a plan: the only home of defaults and of rules that span options.
+//!
+//! A [`Plan`] becomes domain XML through a template. An install has two documents: the first boot's, which boots the
+//! installer and ends at its reboot, and the permanent one without it.
+
+mod template;
+
+use std::path::PathBuf;
+
+use kiln_domain::Domain;
+use serde::Serialize;
+
+use crate::failure::{Failure, Status};
+use crate::runner::blueprint::{MOST_CPUS, NAMESPACE, Vnc};
+
+pub use template::{NAMES as TEMPLATES, render};
+
+/// Least memory that is taken for meant, in MiB. Kernels want more, but say so themselves.
+const LEAST_MEMORY_MIB: u64 = 16;
+
+/// What a boot without firmware loads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Boot {
+    /// Kernel.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Command line.
+    pub cmdline: String,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Image or block device.
+    pub path: PathBuf,
+    /// It is a block device.
+    pub is_block: bool,
+    /// The guest may not write.
+    pub read_only: bool,
+    /// Bytes, when it is to be made.
+    pub make: Option<u64>,
+}
+
+/// Everything that is decided about a new machine.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Name.
+    pub name: String,
+    /// Identity.
+    pub uuid: String,
+    /// Template.
+    pub template: String,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Processors.
+    pub vcpus: u32,
+    /// Sockets, dies, cores, threads, where asked for.
+    pub topology: Option<[u32; 4]>,
+    /// Disks.
+    pub disks: Vec<Disk>,
+    /// VNC server, and with it a display.
+    pub vnc: Option<Vnc>,
+    /// What the first boot loads, when it isn't what every boot loads.
+    pub install: Option<Boot>,
+    /// What every boot loads.
+    pub boot: Option<Boot>,
+    /// libosinfo's id of the system.
+    pub os: Option<String>,
+}
+
+/// Which of the two documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The first boot.
+    Install,
+    /// What is kept.
+    Permanent,
+}
+
+/// What templates may use.
+#[derive(Serialize)]
+struct View<'a> {
+    name: &'a str,
+    uuid: &'a str,
+    namespace: &'a str,
+    version: &'a str,
+    os: Option<&'a str>,
+    memory_kib: u64,
+    vcpus: u32,
+    kernel: Option<String>,
+    initrd: Option<String>,
+    cmdline: Option<&'a str>,
+    topology: Option<TopologyView>,
+    on_reboot: &'a str,
+    disks: Vec<DiskView>,
+    ports: usize,
+    vnc: Option<&'a Vnc>,
+}
+
+#[derive(Serialize)]
+struct TopologyView {
+    sockets: u32,
+    dies: u32,
+    cores: u32,
+    threads: u32,
+}
+
+#[derive(Serialize)]
+struct DiskView {
+    r#type: &'static str,
+    attribute: &'static str,
+    path: String,
+    target: String,
+    slot: String,
+    read_only: bool,
+}
+
+impl Plan {
+    /// The domain document of a step, without addresses, as `--print-xml` shows it.
+    ///
+    /// # Errors
+    /// When the template is unknown or doesn't give a domain.
+    pub fn document(&self, step: Step) -> Result<Domain, Failure> {
+        let boot = match step {
+            Step::Install => self.install.as_ref().or(self.boot.as_ref()),
+            Step::Permanent => self.boot.as_ref(),
+        };
+        let path = |p: &PathBuf| p.to_string_lossy().into_owned();
+        let disks: Vec<DiskView> = self.disks.iter().enumerate().map(|(n, disk)| view(n, disk)).collect();
+        // One root port per PCIe device (disks and the entropy source), and four spare.
+        let ports = disks.len() + 1 + 4;
+        let first = step == Step::Install && self.install.is_some();
+        let values = minijinja::Value::from(minijinja::value::Serde(View {
+            name: &self.name,
+            uuid: &self.uuid,
+            namespace: NAMESPACE,
+            version: kiln_vmm::config::VERSION,
+            os: self.os.as_deref(),
+            memory_kib: self.memory_mib << 10,
+            vcpus: self.vcpus,
+            kernel: boot.map(|b| path(&b.kernel)),
+            initrd: boot.and_then(|b| b.initrd.as_ref()).map(path),
+            cmdline: boot.map(|b| b.cmdline.as_str()).filter(|c| !c.is_empty()),
+            topology: self.topology.map(|[sockets, dies, cores, threads]| TopologyView {
+                sockets,
+                dies,
+                cores,
+                threads,
+            }),
+            on_reboot: if first { "destroy" } else { "restart" },
+            disks,
+            ports,
+            vnc: self.vnc.as_ref(),
+        }));
+        let text = render(&self.template, &values)?;
+        Domain::parse(&text).map_err(|e| {
+            Failure::new(Status::Failed, format!("the template {:?} gives no domain", self.template)).because(&e)
+        })
+    }
+}
+
+fn view(number: usize, disk: &Disk) -> DiskView {
+    let (kind, attribute) = if disk.is_block { ("block", "dev") } else { ("file", "file") };
+    DiskView {
+        r#type: kind,
+        attribute,
+        path: disk.path.to_string_lossy().into_owned(),
+        target: format!("vd{}", letters(number)),
+        slot: format!("{:#04x}", number + 2),
+        read_only: disk.read_only,
+    }
+}
+
+// vda … vdz, vdaa …
+fn letters(number: usize) -> String {
+    let last = char::from(b'a' + (number % 26) as u8);
+    match number / 26 {
+        0 => last.to_string(),
+        more => format!("{}{last}", letters(more - 1)),
+    }
+}
+
+/// Checks an amount of memory in MiB.
+///
+/// # Errors
+/// When it is so little that another unit must be meant.
+pub fn check_memory(mib: u64) -> Result<u64, Failure> {
+    if mib >= LEAST_MEMORY_MIB {
+        return Ok(mib);
+    }
+    let failure = Failure::new(Status::Usage, format!("--memory {mib}: a machine can't run in {mib} MiB"));
+    Err(failure.advise(format!("Did you mean {}G? A number without a unit counts MiB.", mib.max(1))))
+}
+
+/// Checks a number of processors.
+///
+/// # Errors
+/// When it isn't between 1 and 64.
+pub fn check_vcpus(vcpus: u32) -> Result<u32, Failure> {
+    if (1..=MOST_CPUS).contains(&vcpus) {
+        return Ok(vcpus);
+    }
+    Err(Failure::new(Status::Usage, format!("--vcpus {vcpus}: a machine has 1 to {MOST_CPUS} virtual CPUs")))
+}
+
+/// A random uuid (RFC 9562, 5.4).
+///
+/// # Errors
+/// When the host gives no random bytes.
+pub fn new_uuid() -> Result<String, Failure> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Failure::new(Status::Failed, "the host gives no random bytes").because(&e))?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runner::blueprint::Blueprint;
+
+    fn plan(template: &str) -> Plan {
+        Plan {
+            name: "a & 'b'".into(),
+            uuid: new_uuid().unwrap(),
+            template: template.into(),
+            memory_mib: 512,
+            vcpus: 2,
+            topology: None,
+            disks: vec![Disk { path: "/d/<x>.img".into(), is_block: false, read_only: true, make: None }],
+            vnc: Some(Vnc { listen: "127.0.0.1".into(), port: None, password: None }),
+            install: Some(Boot { kernel: "/k".into(), initrd: Some("/i".into()), cmdline: "a=\"b c\"".into() }),
+            boot: None,
+            os: None,
+        }
+    }
+
+    #[test]
+    fn the_two_documents_differ_in_what_they_boot() {
+        let plan = plan("default");
+        let mut first = plan.document(Step::Install).unwrap();
+        first.assign_addresses().unwrap();
+        let blueprint = Blueprint::read(&first).unwrap();
+        assert_eq!(blueprint.name, "a & 'b'");
+        assert_eq!((blueprint.memory, blueprint.vcpus()), (512 << 20, 2));
+        assert_eq!(blueprint.cmdline, "a=\"b c\"");
+        assert_eq!(blueprint.disks[0].path, PathBuf::from("/d/<x>.img"));
+        assert!(blueprint.disks[0].read_only && blueprint.legacy && blueprint.display.is_some());
+        assert_eq!(blueprint.ports.len(), 6);
+        let kept = plan.document(Step::Permanent).unwrap();
+        assert_eq!(kept.text("os/kernel"), None);
+        let actions = (first.text("on_reboot"), kept.text("on_reboot"));
+        assert_eq!(actions, (Some("destroy".into()), Some("restart".into())));
+        assert_eq!(first.uuid(), kept.uuid());
+    }
+
+    #[test]
+    fn the_small_template_has_no_display_and_its_disk_on_the_root_bus() {
+        let mut document = plan("small").document(Step::Install).unwrap();
+        document.assign_addresses().unwrap();
+        let blueprint = Blueprint::read(&document).unwrap();
+        assert!(!blueprint.legacy && blueprint.display.is_none() && blueprint.vnc.is_none());
+        assert!(blueprint.ports.is_empty() && blueprint.rngs.is_empty() && blueprint.serial);
+        assert_eq!(blueprint.disks[0].address.to_string(), "00:02.0");
+    }
+
+    #[test]
+    fn disks_are_named_as_linux_does() {
+        assert_eq!([0, 25, 26, 701, 702].map(letters), ["a", "z", "aa", "zz", "aaa"]);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_meant_are_refused() {
+        assert!(check_memory(2).unwrap_err().to_string().contains("Did you mean 2G?"));
+        assert!(check_vcpus(0).is_err() && check_vcpus(65).is_err());
+        assert_eq!((check_vcpus(64).unwrap(), check_memory(128).unwrap()), (64, 128));
+    }
+
+    #[test]
+    fn uuids_are_random_ones() {
+        let uuid = new_uuid().unwrap();
+        assert_eq!((uuid.len(), &uuid[14..15]), (36, "4"));
+        assert_ne!(uuid, new_uuid().unwrap());
+    }
+}

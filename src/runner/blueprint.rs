@@ -1,0 +1,384 @@
+//! What a domain document asks of the monitor, checked: the one place that says what can be run and what can't.
+//!
+//! What carries the user's data or intent and can't be done is refused by name; what can be left out is listed once as
+//! a warning.
+
+use std::path::PathBuf;
+
+use kiln_domain::address::{self, PciAddress};
+use kiln_domain::domain::{Action, Topology};
+use kiln_domain::xml::Element;
+use kiln_domain::{Domain, DomainError};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Status};
+
+/// Most processors of a machine.
+pub const MOST_CPUS: u32 = kiln_vmm::config::MAX_VCPUS;
+
+/// A machine as it will be run.
+#[derive(Debug, Clone)]
+pub struct Blueprint {
+    /// Its name.
+    pub name: String,
+    /// Its uuid.
+    pub uuid: [u8; 16],
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Processors.
+    pub cpus: Topology,
+    /// Kernel, initrd and command line.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Command line of the kernel.
+    pub cmdline: String,
+    /// Disks, in the document's order.
+    pub disks: Vec<Disk>,
+    /// Root ports: the index that is their bus in addresses, and their place.
+    pub ports: Vec<(u8, PciAddress)>,
+    /// Entropy devices.
+    pub rngs: Vec<PciAddress>,
+    /// virtio consoles.
+    pub consoles: Vec<PciAddress>,
+    /// The display.
+    pub display: Option<PciAddress>,
+    /// The VNC server.
+    pub vnc: Option<Vnc>,
+    /// Whether there is a serial port.
+    pub serial: bool,
+    /// Keyboard controller, clock and speaker port; a small machine goes without.
+    pub legacy: bool,
+    /// The clock shows local time.
+    pub local_time: bool,
+    /// When the guest turns off.
+    pub on_poweroff: Action,
+    /// When the guest resets.
+    pub on_reboot: Action,
+    /// When the machine breaks.
+    pub on_crash: Action,
+    /// What is left out or stood in for, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// A virtio disk.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// Image or block device.
+    pub path: PathBuf,
+    /// Name as the XML has it, e.g. `vda`.
+    pub target: String,
+    /// Place.
+    pub address: PciAddress,
+    /// The guest may not write.
+    pub read_only: bool,
+    /// Several machines may write.
+    pub shareable: bool,
+    /// Serial number, at most 20 bytes.
+    pub serial: Option<String>,
+}
+
+/// `<graphics type='vnc'>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vnc {
+    /// Address to listen on.
+    pub listen: String,
+    /// Port; `None`: the first free one from 5900.
+    pub port: Option<u16>,
+    /// Password.
+    pub password: Option<String>,
+}
+
+fn refuse(what: impl Into<String>) -> Failure {
+    Failure::new(Status::Failed, what)
+}
+
+fn understand(error: &DomainError) -> Failure {
+    refuse("the machine's definition can't be understood").because(error)
+}
+
+/// Why a definition that boots from disk, CD or network can't be started.
+pub fn needs_firmware() -> Failure {
+    refuse("this machine boots by firmware, which kiln does not have yet")
+        .why("its definition names no kernel (<os><kernel>)")
+        .advise("Boot a kernel directly: kiln install --import --disk … --boot kernel=FILE,initrd=FILE,kernel_args=…")
+}
+
+impl Blueprint {
+    /// Reads a definition whose addresses have been given.
+    ///
+    /// # Errors
+    /// When it can't be understood, or asks for what can't be run.
+    pub fn read(domain: &Domain) -> Result<Self, Failure> {
+        let root = domain.root();
+        let value = |e: DomainError| understand(&e);
+        check_type(domain)?;
+        domain.check_addresses().map_err(value)?;
+        let kernel = domain.text("os/kernel").filter(|k| !k.is_empty()).ok_or_else(needs_firmware)?;
+        let vcpus = domain.vcpus().map_err(value)?;
+        let mut blueprint = Self {
+            name: domain.name().map_err(value)?,
+            uuid: domain.uuid().map_err(value)?.unwrap_or_default(),
+            memory: domain.memory().map_err(value)?,
+            cpus: topology(vcpus, domain.topology().map_err(value)?)?,
+            kernel: kernel.into(),
+            initrd: domain.text("os/initrd").filter(|i| !i.is_empty()).map(PathBuf::from),
+            cmdline: domain.text("os/cmdline").unwrap_or_default(),
+            disks: vec![],
+            ports: vec![],
+            rngs: vec![],
+            consoles: vec![],
+            display: None,
+            vnc: None,
+            serial: false,
+            legacy: !is_minimal(root),
+            local_time: root.find("clock").and_then(|c| c.attribute("offset")) == Some("localtime"),
+            on_poweroff: domain.action("on_poweroff").map_err(value)?,
+            on_reboot: domain.action("on_reboot").map_err(value)?,
+            on_crash: domain.action("on_crash").map_err(value)?,
+            warnings: vec![],
+        };
+        for device in domain.devices() {
+            blueprint.device(device)?;
+        }
+        if blueprint.vnc.is_some() && blueprint.display.is_none() {
+            return Err(refuse("the machine has VNC graphics but no <video>: there is nothing to show"));
+        }
+        Ok(blueprint)
+    }
+
+    fn device(&mut self, device: &Element) -> Result<(), Failure> {
+        match device.name() {
+            "disk" => self.disk(device),
+            "controller" => self.controller(device),
+            "interface" => Err(refuse("the machine has a network card (<interface>), which kiln can't run yet")
+                .advise("Use --network none for now.")),
+            "rng" => place(device).map(|at| self.rngs.extend(at)),
+            "video" => self.video(device),
+            "graphics" => self.graphics(device),
+            "serial" => self.serial(device),
+            "console" => self.console(device),
+            "hostdev" | "filesystem" | "tpm" | "shmem" | "memory" | "vsock" | "iommu" | "lease" | "smartcard"
+            | "parallel" | "channel" => {
+                Err(refuse(format!("the machine has a <{}>, which kiln can't run yet", device.name()))
+                    .advise("Take it out of the definition."))
+            }
+            "input" => {
+                self.input(device);
+                Ok(())
+            }
+            "emulator" => Ok(()),
+            "memballoon" | "watchdog" | "sound" | "audio" | "redirdev" | "hub" | "panic" | "crypto" | "pstore" => {
+                if device.attribute("model") != Some("none") && device.attribute("type") != Some("none") {
+                    self.warnings.push(format!("<{}> is left out: kiln does not have it", device.name()));
+                }
+                Ok(())
+            }
+            other => Err(refuse(format!("the machine has a <{other}>, which kiln does not know"))),
+        }
+    }
+
+    fn disk(&mut self, device: &Element) -> Result<(), Failure> {
+        let target = device.find("target");
+        let attribute = |name: &str| target.and_then(|t| t.attribute(name)).unwrap_or_default().to_owned();
+        let name = attribute("dev");
+        let kind = device.attribute("device").unwrap_or("disk");
+        if kind != "disk" {
+            return Err(refuse(format!("the disk {name} is a {kind}; kiln has no {kind} drive yet")));
+        }
+        let bus = attribute("bus");
+        if bus != "virtio" {
+            return Err(refuse(format!("the disk {name} is on the bus '{bus}', which kiln does not have yet"))
+                .advise("Use bus=virtio, which Linux has drivers for."));
+        }
+        let driver = device.find("driver");
+        let format = driver.and_then(|d| d.attribute("type")).unwrap_or("raw");
+        if format != "raw" {
+            return Err(refuse(format!("the disk {name} has the format {format}; kiln runs raw disks so far")));
+        }
+        let source = device.find("source");
+        let path = source.and_then(|s| s.attribute("file").or_else(|| s.attribute("dev")));
+        let path = path.ok_or_else(|| refuse(format!("the disk {name} names neither a file nor a block device")))?;
+        let address = place(device)?.ok_or_else(|| no_address(device))?;
+        let serial = device.find("serial").map(Element::text).filter(|s| !s.is_empty());
+        self.disks.push(Disk {
+            path: path.into(),
+            target: name,
+            address,
+            read_only: device.find("readonly").is_some(),
+            shareable: device.find("shareable").is_some(),
+            serial,
+        });
+        Ok(())
+    }
+
+    fn controller(&mut self, device: &Element) -> Result<(), Failure> {
+        let (kind, model) = (device.attribute("type").unwrap_or(""), device.attribute("model").unwrap_or(""));
+        match (kind, model) {
+            ("pci", "pcie-root") => {}
+            ("pci", "pcie-root-port") => {
+                let index = device.attribute("index").and_then(|i| i.parse().ok()).ok_or_else(|| no_address(device))?;
+                self.ports.push((index, place(device)?.ok_or_else(|| no_address(device))?));
+            }
+            ("pci", other) => {
+                return Err(refuse(format!("the machine has a PCI controller '{other}', which kiln does not have"))
+                    .advise("kiln runs q35 machines with pcie-root and pcie-root-port."));
+            }
+            ("virtio-serial", _) => self.consoles.extend(place(device)?),
+            ("sata" | "usb", _) => {
+                self.warnings.push(format!("the {kind} controller is left out: kiln does not have it"));
+            }
+            (other, _) => {
+                return Err(refuse(format!(
+                    "the machine has a controller of type '{other}', which kiln can't run yet"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn video(&mut self, device: &Element) -> Result<(), Failure> {
+        let model = device.find("model").and_then(|m| m.attribute("type")).unwrap_or("vga");
+        match model {
+            "none" => return Ok(()),
+            "vga" | "bochs" => {}
+            "virtio" | "qxl" | "cirrus" => {
+                self.warnings.push(format!("the standard VGA card stands in for video '{model}'"));
+            }
+            other => return Err(refuse(format!("video '{other}' is not there; use --video vga"))),
+        }
+        if self.display.is_some() {
+            self.warnings.push("a second <video> is left out: kiln has one display".into());
+            return Ok(());
+        }
+        self.display = Some(place(device)?.ok_or_else(|| no_address(device))?);
+        Ok(())
+    }
+
+    fn graphics(&mut self, device: &Element) -> Result<(), Failure> {
+        match device.attribute("type") {
+            Some("vnc") => {}
+            Some("none") => return Ok(()),
+            Some(other) => {
+                return Err(refuse(format!("graphics '{other}' is not there; kiln shows machines by VNC"))
+                    .advise("Use --graphics vnc, or --graphics none."));
+            }
+            None => return Err(refuse("<graphics> has no type")),
+        }
+        if device.all("listen").any(|l| l.attribute("type") == Some("socket")) || device.attribute("socket").is_some() {
+            return Err(refuse("VNC on a unix socket is not there yet; use an address and port"));
+        }
+        let listen = device.find("listen").and_then(|l| l.attribute("address")).or(device.attribute("listen"));
+        let port = match (device.attribute("port"), device.attribute("autoport")) {
+            (_, Some("yes")) | (None | Some("-1"), _) => None,
+            (Some(text), _) => Some(
+                text.parse()
+                    .ok()
+                    .filter(|n| *n > 0)
+                    .ok_or_else(|| refuse(format!("the VNC port '{text}' is no port number (1 to 65535)")))?,
+            ),
+        };
+        if self.vnc.is_some() {
+            return Err(refuse("the machine has two VNC servers; one is what kiln has"));
+        }
+        let password = device.attribute("passwd").filter(|p| !p.is_empty()).map(str::to_owned);
+        self.vnc = Some(Vnc { listen: listen.unwrap_or("127.0.0.1").into(), port, password });
+        Ok(())
+    }
+
+    fn serial(&mut self, device: &Element) -> Result<(), Failure> {
+        if self.serial {
+            return Err(refuse("the machine has a second serial port; one is what kiln runs so far"));
+        }
+        match device.attribute("type") {
+            Some("pty") => {}
+            other => {
+                return Err(refuse(format!(
+                    "a serial port of type '{}' is not there yet; use pty",
+                    other.unwrap_or("")
+                )));
+            }
+        }
+        self.serial = true;
+        Ok(())
+    }
+
+    // libvirt writes the first serial port a second time, as <console>.
+    fn console(&mut self, device: &Element) -> Result<(), Failure> {
+        match device.find("target").and_then(|t| t.attribute("type")) {
+            None | Some("serial") => Ok(()),
+            Some("virtio") => Ok(()),
+            Some(other) => Err(refuse(format!("a console of type '{other}' is not there"))),
+        }
+    }
+
+    fn input(&mut self, device: &Element) {
+        if device.attribute("bus") != Some("ps2") {
+            let kind = device.attribute("type").unwrap_or("input");
+            self.warnings.push(format!("PS/2 keyboard and mouse stand in for the {kind}"));
+        }
+    }
+}
+
+/// libvirt's metadata element in which kiln keeps what its XML has no word for.
+pub const METADATA: &str = "kiln:machine";
+/// Its namespace.
+pub const NAMESPACE: &str = "https://kiln.invalid/domain/1";
+
+fn is_minimal(root: &Element) -> bool {
+    let mark = root.find("metadata").and_then(|m| m.find(METADATA));
+    mark.and_then(|m| m.attribute("legacy")) == Some("minimal")
+}
+
+fn check_type(domain: &Domain) -> Result<(), Failure> {
+    match domain.root().attribute("type") {
+        Some("kvm" | "qemu") => {}
+        other => {
+            return Err(refuse(format!("machines of type '{}' are not kiln's; it runs type kvm", other.unwrap_or(""))));
+        }
+    }
+    let os = domain.root().find("os/type");
+    let arch = os.and_then(|t| t.attribute("arch")).unwrap_or("x86_64");
+    if arch != "x86_64" {
+        return Err(refuse(format!("machines of the architecture '{arch}' can't run here: kiln has x86_64")));
+    }
+    let machine = os.and_then(|t| t.attribute("machine")).unwrap_or("q35");
+    if !machine.contains("q35") {
+        return Err(refuse(format!("machines of the type '{machine}' are not there: kiln has q35"))
+            .advise("Set machine='q35' in <os><type>, and bus='virtio' for disks."));
+    }
+    Ok(())
+}
+
+fn topology(vcpus: u32, given: Option<Topology>) -> Result<Topology, Failure> {
+    if vcpus == 0 || vcpus > MOST_CPUS {
+        return Err(refuse(format!("{vcpus} virtual CPUs can't be had: a machine has 1 to {MOST_CPUS}")));
+    }
+    let topology = given.unwrap_or(Topology { sockets: vcpus, dies: 1, cores: 1, threads: 1 });
+    let product = [topology.sockets, topology.dies, topology.cores, topology.threads]
+        .into_iter()
+        .try_fold(1u32, u32::checked_mul);
+    if product != Some(vcpus) {
+        return Err(refuse(format!(
+            "the CPU topology {} x {} x {} x {} doesn't give {vcpus} virtual CPUs",
+            topology.sockets, topology.dies, topology.cores, topology.threads
+        )));
+    }
+    Ok(topology)
+}
+
+fn place(device: &Element) -> Result<Option<PciAddress>, Failure> {
+    address::of(device).map_err(|e| understand(&e.into()))
+}
+
+fn no_address(device: &Element) -> Failure {
+    refuse(format!("a <{}> of the definition has no PCI address", device.name()))
+        .advise("Define the machine again: addresses are given then.")
+}
+
+impl Blueprint {
+    /// Number of processors.
+    pub fn vcpus(&self) -> u32 {
+        self.cpus.sockets * self.cpus.dies * self.cpus.cores * self.cpus.threads
+    }
+}

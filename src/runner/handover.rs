@@ -1,0 +1,192 @@
+//! From the process that starts a machine to the one that runs it: an order and opened descriptors, over a socket pair.
+//!
+//! The order is JSON behind its length; the descriptors travel with the first byte (unix(7), `SCM_RIGHTS`).
+
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::failure::{Failure, Status};
+
+/// Most descriptors in one handover (the kernel's SCM_MAX_FD).
+pub const MOST_DESCRIPTORS: usize = 253;
+/// Longest message, for a reader that trusts nobody.
+const LONGEST: u32 = 8 << 20;
+
+/// What the machine's process is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// The domain document to run.
+    pub xml: String,
+    /// What each descriptor is, in their order.
+    pub labels: Vec<String>,
+}
+
+/// What it answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// The guest runs.
+    Started,
+    /// It doesn't, and why.
+    Failed {
+        /// Exit status.
+        status: u8,
+        /// What.
+        what: String,
+        /// Why.
+        causes: Vec<String>,
+        /// What to do.
+        advice: Vec<String>,
+    },
+}
+
+/// Opened descriptors by what they are.
+pub type Descriptors = BTreeMap<String, OwnedFd>;
+
+impl From<&Failure> for Answer {
+    fn from(failure: &Failure) -> Self {
+        Answer::Failed {
+            status: failure.status as u8,
+            what: failure.what.clone(),
+            causes: failure.causes.clone(),
+            advice: failure.advice.clone(),
+        }
+    }
+}
+
+impl Answer {
+    /// The failure it carries, if it does.
+    ///
+    /// # Errors
+    /// The failure.
+    pub fn into_result(self) -> Result<(), Failure> {
+        match self {
+            Answer::Started => Ok(()),
+            Answer::Failed { status, what, causes, advice } => {
+                let known = [Status::Usage, Status::NotFound, Status::Conflict, Status::NoKvm];
+                let status = known.into_iter().find(|s| *s as u8 == status).unwrap_or(Status::Failed);
+                Err(Failure { status, what, causes, advice })
+            }
+        }
+    }
+}
+
+/// Sends an order with its descriptors.
+///
+/// # Errors
+/// When the other side is gone, or there are more than [`MOST_DESCRIPTORS`].
+pub fn send_order(socket: &mut UnixStream, xml: &str, descriptors: &Descriptors) -> io::Result<()> {
+    if descriptors.len() > MOST_DESCRIPTORS {
+        return Err(io::Error::other(format!("more than {MOST_DESCRIPTORS} files for one machine")));
+    }
+    let order = Order { xml: xml.into(), labels: descriptors.keys().cloned().collect() };
+    let borrowed: Vec<BorrowedFd<'_>> = descriptors.values().map(AsFd::as_fd).collect();
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+        return Err(io::Error::other("the descriptors don't fit into one message"));
+    }
+    sendmsg(&*socket, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    send(socket, &order)
+}
+
+/// Receives an order with its descriptors, all close-on-exec.
+///
+/// # Errors
+/// When the other side is gone or sends something else.
+pub fn receive_order(socket: &mut UnixStream) -> io::Result<(Order, Descriptors)> {
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let got = recvmsg(&*socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    if got.bytes != 1 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut received: Vec<OwnedFd> = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            received.extend(descriptors);
+        }
+    }
+    let order: Order = receive(socket)?;
+    if received.len() != order.labels.len() {
+        let (told, came) = (order.labels.len(), received.len());
+        return Err(io::Error::other(format!("{told} descriptors were announced, {came} came")));
+    }
+    let descriptors = order.labels.iter().cloned().zip(received).collect();
+    Ok((order, descriptors))
+}
+
+/// Sends a message.
+///
+/// # Errors
+/// When the other side is gone.
+pub fn send(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    let len = u32::try_from(text.len()).ok().filter(|n| *n <= LONGEST);
+    let len = len.ok_or_else(|| io::Error::other("the message is too long"))?;
+    to.write_all(&len.to_le_bytes())?;
+    to.write_all(&text)
+}
+
+/// Receives a message.
+///
+/// # Errors
+/// When the other side is gone or sends something else.
+pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
+    let mut len = [0; 4];
+    from.read_exact(&mut len)?;
+    let len = u32::from_le_bytes(len);
+    if len > LONGEST {
+        return Err(io::Error::other("the message is too long"));
+    }
+    let mut text = vec![0; len as usize];
+    from.read_exact(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_arrives_with_its_descriptors() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let descriptors = Descriptors::from([("kernel".to_owned(), read), ("disk0".to_owned(), write)]);
+        let long = "x".repeat(300_000);
+        let sender = std::thread::spawn(move || send_order(&mut ours, &long, &descriptors));
+        let (order, mut got) = receive_order(&mut theirs).unwrap();
+        sender.join().unwrap().unwrap();
+        assert_eq!(order.xml.len(), 300_000);
+        let mut write = std::fs::File::from(got.remove("disk0").unwrap());
+        let mut read = std::fs::File::from(got.remove("kernel").unwrap());
+        write.write_all(b"hi").unwrap();
+        drop(write);
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hi");
+    }
+
+    #[test]
+    fn a_failure_keeps_its_words() {
+        let failure = Failure::new(Status::NoKvm, "no KVM").why("it is busy").advise("stop the other");
+        let back = Answer::from(&failure).into_result().unwrap_err();
+        assert_eq!((back.status, back.to_string()), (Status::NoKvm, failure.to_string()));
+    }
+
+    #[test]
+    fn a_starter_that_goes_away_is_an_error() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        assert!(receive_order(&mut theirs).is_err());
+    }
+}

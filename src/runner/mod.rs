@@ -1,0 +1,16 @@
+//! One machine in one process: domain XML becomes a [`kiln_vmm::config::Config`], and monitor, VNC server, console and
+//! control socket are joined.
+//!
+//! Whoever starts a machine opens everything it needs ([`start`]); the process gets opened descriptors
+//! ([`handover`]) and opens no path after that.
+
+pub mod blueprint;
+mod console;
+mod control;
+pub mod handover;
+mod keymap;
+mod process;
+mod screen;
+pub mod start;
+
+pub use process::{Ending, main};

@@ -1,0 +1,407 @@
+//! The process of one machine, from its order to its end.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use kiln_domain::Domain;
+use kiln_domain::address::PciAddress;
+use kiln_domain::domain;
+use kiln_image::raw::Raw;
+use kiln_image::{Access, BlockDevice};
+use kiln_rfb::{FrameSource, Password, Rect, Server, Settings};
+use kiln_vmm::config::{
+    Action, Actions, Backing, Config, Display, Legacy, Linux, Memory, PciDevice, PciKind, Rtc, Topology,
+};
+use kiln_vmm::display::VideoMemory;
+use kiln_vmm::machine::{Event, Machine, Outcome};
+use kiln_vmm::pci::Place;
+use kiln_vmm::thread::{Role, spawn};
+use serde::{Deserialize, Serialize};
+
+use super::blueprint::{Blueprint, Vnc};
+use super::console::Console;
+use super::control::{self, Subject};
+use super::handover::{self, Answer, Descriptors};
+use super::screen::{Hands, Screen};
+use crate::failure::{Failure, Status};
+
+/// Viewers at once.
+const MOST_VIEWERS: usize = 64;
+
+/// What the main thread is woken for.
+pub(super) enum Wake {
+    Event(Event),
+    Reset,
+    Quit,
+}
+
+/// How a machine's last run ended, as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ending {
+    /// `shutdown`, `reboot`, `destroyed`, `crashed` or `failed`.
+    pub reason: String,
+    /// More words, if there are any.
+    pub detail: Option<String>,
+}
+
+/// Runs the machine whose order waits on standard input.
+pub fn main() -> ExitCode {
+    start_log();
+    // Nothing that happens to the starter's terminal happens to the machine. It fails only for a group's leader.
+    let _ = rustix::process::setsid();
+    match attend() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Info
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let _ = writeln!(io::stderr(), "{} {}", record.level(), record.args());
+        }
+    }
+    fn flush(&self) {}
+}
+
+fn start_log() {
+    static LOG: StderrLog = StderrLog;
+    if log::set_logger(&LOG).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+}
+
+fn attend() -> io::Result<()> {
+    let mut starter = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    let (order, mut descriptors) = handover::receive_order(&mut starter)?;
+    let mut life = match Life::begin(&order.xml, &mut descriptors) {
+        Ok(life) => life,
+        Err(failure) => return handover::send(&mut starter, &Answer::from(&failure)),
+    };
+    // A starter that went away meanwhile ends nothing: the machine was asked for.
+    let _ = handover::send(&mut starter, &Answer::Started);
+    drop(starter);
+    life.live();
+    Ok(())
+}
+
+struct Life {
+    machine: Arc<Machine>,
+    console: Option<Arc<Console>>,
+    server: Option<Server>,
+    state: Arc<State>,
+    wakes: Receiver<Wake>,
+    outcome: Option<File>,
+    // Held until the end: the machine runs as long as this is locked.
+    _lock: Option<OwnedFd>,
+}
+
+struct State {
+    machine: Arc<Machine>,
+    screen: Option<Arc<Screen>>,
+    status: AtomicU8,
+}
+
+const RUNNING: u8 = 0;
+const PAUSED: u8 = 1;
+
+impl Life {
+    fn begin(xml: &str, files: &mut Descriptors) -> Result<Self, Failure> {
+        let understood = Domain::parse(xml)
+            .map_err(|e| Failure::new(Status::Failed, "the definition can't be understood").because(&e))?;
+        let blueprint = Blueprint::read(&understood)?;
+        let config = config(&blueprint, files)?;
+        let (machine, events) = Machine::new(config).map_err(|e| refusal(&e))?;
+        let machine = Arc::new(machine);
+        let (wake, wakes) = mpsc::channel();
+        let host = |e: io::Error| Failure::new(Status::Failed, "the machine's process can't be set up").because(&e);
+        forward(events, wake.clone()).map_err(host)?;
+        let console = match (machine.serial(0), files.remove("console")) {
+            (Some(serial), Some(listener)) => {
+                Some(Console::open(serial.clone(), UnixListener::from(listener)).map_err(host)?)
+            }
+            _ => None,
+        };
+        let screen = machine.display().map(|d| Screen::new(d.clone(), machine.ps2().cloned()));
+        let server = match (&screen, &blueprint.vnc, files.remove("vnc")) {
+            (Some(screen), Some(vnc), Some(listener)) => {
+                Some(show(screen, &machine, vnc, &blueprint.name, listener.into()).map_err(host)?)
+            }
+            _ => None,
+        };
+        let state = Arc::new(State { machine: machine.clone(), screen, status: AtomicU8::new(RUNNING) });
+        if let Some(listener) = files.remove("control") {
+            control::serve(UnixListener::from(listener), state.clone(), wake.clone()).map_err(host)?;
+        }
+        end_on_signals(wake).map_err(host)?;
+        machine.start();
+        let outcome = files.remove("outcome").map(File::from);
+        Ok(Self { machine, console, server, state, wakes, outcome, _lock: files.remove("lock") })
+    }
+
+    fn live(&mut self) {
+        let ending = self.follow();
+        log::info!("the machine ended: {}", ending.reason);
+        self.machine.pause();
+        if let Some(server) = &self.server {
+            server.disconnect_all();
+        }
+        if let (Some(outcome), Ok(text)) = (&mut self.outcome, serde_json::to_vec(&ending)) {
+            let _ = outcome.write_all(&text);
+        }
+        if let Some(console) = &self.console {
+            console.drain();
+        }
+    }
+
+    fn follow(&self) -> Ending {
+        let end = |reason: &str, detail: Option<String>| Ending { reason: reason.into(), detail };
+        while let Ok(wake) = self.wakes.recv() {
+            match wake {
+                Wake::Quit => return end("destroyed", None),
+                Wake::Reset => {
+                    if let Err(error) = self.machine.reset() {
+                        return end("failed", Some(chain(&error)));
+                    }
+                    self.state.status.store(RUNNING, Ordering::Release);
+                }
+                Wake::Event(event) => {
+                    let (reason, detail) = match &event {
+                        Event::PoweredOff => ("shutdown", None),
+                        Event::Reset(cause) => ("reboot", Some(format!("{cause:?}"))),
+                        Event::Broken(fault) => ("crashed", Some(fault.to_string())),
+                    };
+                    log::info!("the guest: {reason} {}", detail.as_deref().unwrap_or_default());
+                    match self.machine.act(&event) {
+                        Ok(Outcome::Runs) => {}
+                        Ok(Outcome::Stands) => self.state.status.store(PAUSED, Ordering::Release),
+                        Ok(Outcome::Ended) => return end(reason, detail),
+                        Err(error) => return end("failed", Some(chain(&error))),
+                    }
+                }
+            }
+        }
+        end("failed", Some("nothing is left that could end the machine".into()))
+    }
+}
+
+impl Subject for State {
+    fn status(&self) -> &'static str {
+        if self.status.load(Ordering::Acquire) == PAUSED { "paused" } else { "running" }
+    }
+
+    fn press_power_button(&self) {
+        self.machine.press_power_button();
+    }
+
+    fn screenshot(&self, to: OwnedFd) -> Result<(), String> {
+        let screen = self.screen.as_ref().ok_or("the machine has no display")?;
+        let size = screen.size();
+        let mut pixels = vec![0; size.area()];
+        // A guest that changes its mode right now gets a second look.
+        if !screen.copy(size.rect(), &mut pixels) && !screen.copy(screen.size().rect(), &mut pixels) {
+            return Err("the guest changes its screen's size right now; try again".into());
+        }
+        png(size.rect(), &pixels, File::from(to)).map_err(|e| format!("the picture can't be written: {e}"))
+    }
+}
+
+fn png(area: Rect, pixels: &[u32], to: File) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(io::BufWriter::new(to), area.w, area.h);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let bytes: Vec<u8> = pixels.iter().flat_map(|p| [(p >> 16) as u8, (p >> 8) as u8, *p as u8]).collect();
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&bytes)?;
+    writer.finish()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
+fn forward(events: Receiver<Event>, wake: Sender<Wake>) -> io::Result<()> {
+    spawn(Role::Main, move || {
+        while let Ok(event) = events.recv() {
+            if wake.send(Wake::Event(event)).is_err() {
+                return;
+            }
+        }
+    })
+    .map(drop)
+}
+
+fn end_on_signals(wake: Sender<Wake>) -> io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    spawn(Role::Main, move || {
+        if signals.forever().next().is_some() {
+            let _ = wake.send(Wake::Quit);
+        }
+    })
+    .map(drop)
+}
+
+fn show(screen: &Arc<Screen>, machine: &Machine, vnc: &Vnc, name: &str, listener: TcpListener) -> io::Result<Server> {
+    let password = vnc.password.as_deref().map(Password::new).transpose().map_err(io::Error::other)?;
+    let settings = Settings { name: name.into(), password, most_clients: MOST_VIEWERS };
+    let number = AtomicU32::new(0);
+    let threads = move |body: Box<dyn FnOnce() + Send>| {
+        spawn(Role::Client(number.fetch_add(1, Ordering::Relaxed)), body).map(drop)
+    };
+    let server = Server::new(settings, screen.clone(), Hands::new(machine.ps2().cloned()), Box::new(threads));
+    screen.shown_by(server.clone());
+    let door = server.clone();
+    spawn(Role::Control, move || {
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    if let Err(error) = door.serve(stream, peer.ip().to_string()) {
+                        log::warn!("a viewer from {peer} was sent away: {error}");
+                    }
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely; there is nothing to wait on for one.
+                    log::warn!("no viewer can be let in: {error}");
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+            }
+        }
+    })?;
+    Ok(server)
+}
+
+fn refusal(error: &kiln_vmm::machine::Error) -> Failure {
+    use kiln_vmm::machine::Error;
+    let busy = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source())
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()));
+    let status = match error {
+        Error::Kvm(_) => Status::NoKvm,
+        _ => Status::Failed,
+    };
+    let failure = Failure::new(status, "the machine can't be made").because(error);
+    match error {
+        Error::Kvm(_) if busy => failure.advise("Another hypervisor holds the processor: kiln doctor tells more."),
+        Error::Kvm(_) => failure.advise("kiln doctor tells what this host's KVM lacks."),
+        _ => failure,
+    }
+}
+
+fn file(files: &mut Descriptors, label: &str) -> Result<OwnedFd, Failure> {
+    files.remove(label).ok_or_else(|| Failure::new(Status::Failed, format!("the machine's process got no {label}")))
+}
+
+fn config(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Config, Failure> {
+    let domain::Topology { sockets, dies, cores, threads } = blueprint.cpus;
+    let offset = if blueprint.local_time { super::start::local_offset() } else { 0 };
+    let legacy = Legacy { rtc: Some(Rtc { offset }), ..Legacy::full() };
+    let legacy = if blueprint.legacy { legacy } else { Legacy::small() };
+    let display = match blueprint.display {
+        None => None,
+        Some(address) => {
+            let memory = VideoMemory::new()
+                .map_err(|e| Failure::new(Status::Failed, "the display's memory can't be had").because(&e))?;
+            Some(Display { place: place(blueprint, address)?, memory })
+        }
+    };
+    Ok(Config {
+        kvm: file(files, "kvm")?,
+        cpus: Topology { sockets, dies, cores, threads },
+        memory: Memory { bytes: blueprint.memory, backing: Backing::Private },
+        boot: Linux {
+            kernel: file(files, "kernel")?.into(),
+            initrd: files.remove("initrd").map(File::from),
+            cmdline: blueprint.cmdline.clone(),
+        },
+        uuid: blueprint.uuid,
+        legacy: Legacy { serials: usize::from(blueprint.serial), ..legacy },
+        pci: devices(blueprint, files)?,
+        display,
+        actions: Actions {
+            poweroff: action(blueprint.on_poweroff),
+            reboot: action(blueprint.on_reboot),
+            crash: action(blueprint.on_crash),
+        },
+    })
+}
+
+fn action(action: domain::Action) -> Action {
+    match action {
+        domain::Action::Destroy => Action::Destroy,
+        domain::Action::Restart => Action::Restart,
+        domain::Action::Preserve => Action::Preserve,
+    }
+}
+
+// An address's bus is a root port's index, whatever number software will give to that bus.
+fn place(blueprint: &Blueprint, address: PciAddress) -> Result<Place, Failure> {
+    if address.bus == 0 {
+        return Ok(Place::root(address.slot, address.function));
+    }
+    let port = blueprint.ports.iter().find(|(index, _)| *index == address.bus);
+    match port {
+        Some((_, port)) if address.slot == 0 => Ok(Place::behind(port.slot, port.function, address.function)),
+        _ => Err(Failure::new(Status::Failed, format!("nothing can be plugged at the PCI address {address}"))
+            .why("behind a root port there is slot 0 alone, and each bus needs a root port of that index")),
+    }
+}
+
+fn devices(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Vec<PciDevice>, Failure> {
+    let mut all = Vec::new();
+    for (index, port) in &blueprint.ports {
+        let multifunction = blueprint.ports.iter().any(|(_, p)| p.slot == port.slot && p.function != 0);
+        let kind = PciKind::RootPort { slot: u16::from(*index), multifunction };
+        all.push(PciDevice { place: place(blueprint, *port)?, kind });
+    }
+    for (number, disk) in blueprint.disks.iter().enumerate() {
+        let file = File::from(file(files, &format!("disk{number}"))?);
+        let name = disk.path.display().to_string();
+        let raw = Raw::from_file(file, &name, disk.access())
+            .map_err(|e| Failure::new(Status::Failed, format!("the disk {name} can't be used")).because(&e))?;
+        let backend: Arc<dyn BlockDevice> = Arc::new(raw);
+        let queues = u16::try_from(blueprint.vcpus()).unwrap_or(u16::MAX);
+        let serial = disk.serial.clone().unwrap_or_default();
+        let kind = PciKind::Disk { disk: backend, queues, serial };
+        all.push(PciDevice { place: place(blueprint, disk.address)?, kind });
+    }
+    for address in &blueprint.rngs {
+        all.push(PciDevice { place: place(blueprint, *address)?, kind: PciKind::Rng });
+    }
+    Ok(all)
+}
+
+impl super::blueprint::Disk {
+    /// How its file is used.
+    pub fn access(&self) -> Access {
+        match (self.read_only, self.shareable) {
+            (true, _) => Access::ReadOnly,
+            (false, true) => Access::SharedWrite,
+            (false, false) => Access::Write,
+        }
+    }
+}

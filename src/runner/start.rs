@@ -1,0 +1,310 @@
+//! Starting a machine: everything it needs is opened here, then a process of its own takes over.
+//!
+//! Ports and sockets are bound and disks locked before anything is written down, so that two starts never meet.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use kiln_domain::Domain;
+use kiln_vmm::probe;
+use serde::{Deserialize, Serialize};
+
+use super::blueprint::{Blueprint, Disk, Vnc};
+use super::handover::{self, Answer, Descriptors};
+use crate::failure::{Failure, Status};
+use crate::host::TrialResult;
+use crate::machine::folders::{self, Folders};
+use crate::machine::{lock, store};
+
+/// First VNC port, and how many are tried.
+const VNC_PORTS: std::ops::Range<u16> = 5900..6900;
+/// Longest path of a unix socket (unix(7)).
+const SOCKET_PATH: usize = 107;
+
+/// What is written down of a running machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its process.
+    pub pid: u32,
+    /// Where its VNC server listens.
+    pub vnc: Option<(String, u16)>,
+    /// Whether viewers are asked for a password.
+    pub vnc_password: bool,
+    /// Its console socket.
+    pub console: Option<PathBuf>,
+    /// Its control socket.
+    pub control: PathBuf,
+    /// Whether the definition goes when it stops.
+    #[serde(default)]
+    pub transient: bool,
+}
+
+/// Name of the record in a running machine's folder.
+pub const RECORD: &str = "running.json";
+/// Name of its lock.
+pub const LOCK: &str = "lock";
+/// Name of its last ending among the logs.
+pub const ENDING: &str = "ending.json";
+
+fn failed(what: impl Into<String>, error: &io::Error) -> Failure {
+    Failure::new(Status::Failed, what).because(error)
+}
+
+/// Starts the machine of a definition whose addresses have been given.
+///
+/// # Errors
+/// When it runs already, can't run on this host, or lacks a file, disk or port. Nothing is left behind then.
+pub fn start(folders: &Folders, domain: &Domain) -> Result<(Record, Blueprint), Failure> {
+    let blueprint = Blueprint::read(domain)?;
+    let folder = folders.running(&blueprint.name);
+    private_folder(&folder)?;
+    let path = folder.join(LOCK);
+    let lock = lock::try_lock(&path).map_err(|e| failed(format!("locking {}", path.display()), &e))?;
+    let lock = lock.ok_or_else(|| {
+        Failure::new(Status::Conflict, format!("{:?} is running already", blueprint.name))
+            .advise(format!("kiln console {0}, kiln vncdisplay {0}, or kiln destroy {0}", blueprint.name))
+    })?;
+    let opened = Opened::all(folders, &folder, &blueprint, lock)?;
+    let pid = launch(folders, &blueprint.name, domain, &opened.files)?;
+    let record = Record { pid, ..opened.record };
+    let text = serde_json::to_vec_pretty(&record).unwrap_or_default();
+    store::write_whole(&folder.join(RECORD), &text)?;
+    Ok((record, blueprint))
+}
+
+struct Opened {
+    files: Descriptors,
+    record: Record,
+}
+
+impl Opened {
+    fn all(folders: &Folders, folder: &Path, blueprint: &Blueprint, lock: File) -> Result<Self, Failure> {
+        check_memory(blueprint.memory)?;
+        let mut files = Descriptors::from([("kvm".to_owned(), kvm()?), ("lock".to_owned(), lock.into())]);
+        files.insert("kernel".into(), plain_file("kernel", &blueprint.kernel)?.into());
+        if let Some(initrd) = &blueprint.initrd {
+            files.insert("initrd".into(), plain_file("initrd", initrd)?.into());
+        }
+        for (number, disk) in blueprint.disks.iter().enumerate() {
+            files.insert(format!("disk{number}"), open_disk(disk)?.into());
+        }
+        let vnc = blueprint.vnc.as_ref().map(listen).transpose()?;
+        let (vnc, address) = vnc.map_or((None, None), |(l, a)| (Some(l), Some(a)));
+        files.extend(vnc.map(|listener| ("vnc".to_owned(), OwnedFd::from(listener))));
+        let (listener, control) = socket(folder, &blueprint.name, "control")?;
+        files.insert("control".into(), listener.into());
+        let mut console = None;
+        if blueprint.serial {
+            let (listener, path) = socket(folder, &blueprint.name, "console")?;
+            files.insert("console".into(), listener.into());
+            console = Some(path);
+        }
+        let logs = folders.logs(&blueprint.name);
+        private_folder(&logs)?;
+        let path = logs.join(ENDING);
+        let ending = File::create(&path).map_err(|e| failed(format!("creating {}", path.display()), &e))?;
+        files.insert("outcome".into(), ending.into());
+        let vnc_password = blueprint.vnc.as_ref().is_some_and(|v| v.password.is_some());
+        Ok(Self { files, record: Record { pid: 0, vnc: address, vnc_password, console, control, transient: false } })
+    }
+}
+
+fn private_folder(path: &Path) -> Result<(), Failure> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| {
+        failed(format!("creating the folder {}", path.display()), &e)
+            .advise("Make it writable, or keep machines elsewhere: export KILN_HOME=/some/folder")
+    })
+}
+
+/// Opens `/dev/kvm` after its trial guest has shown that it runs kernels.
+fn kvm() -> Result<OwnedFd, Failure> {
+    let outcome = TrialResult::from(&probe::run_default());
+    if !matches!(outcome, TrialResult::Passed { .. }) {
+        let advice = crate::host::kvm_advice(Path::new("/"), &outcome);
+        let mut failure = Failure::new(Status::NoKvm, "machines can't run on this host").why(outcome.describe());
+        failure.advice = advice;
+        return Err(failure.advise("kiln doctor tells more."));
+    }
+    let device = File::options().read(true).write(true).open("/dev/kvm");
+    Ok(device.map_err(|e| Failure::new(Status::NoKvm, "/dev/kvm can't be opened").because(&e))?.into())
+}
+
+fn check_memory(wanted: u64) -> Result<(), Failure> {
+    let memory = crate::host::memory(Path::new("/"));
+    let most = [memory.total, memory.cgroup_limit].into_iter().flatten().min();
+    match most {
+        Some(most) if wanted > most => {
+            let (wanted, most) = (wanted >> 20, most >> 20);
+            Err(Failure::new(Status::Failed, format!("{wanted} MiB of memory can't be had: there are {most} MiB"))
+                .why(memory.describe())
+                .advise("Give the machine less: --memory MIB"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn plain_file(what: &str, path: &Path) -> Result<File, Failure> {
+    let refuse = |status, why: String| {
+        Err(Failure::new(status, format!("the {what} {} can't be used", path.display())).why(why))
+    };
+    match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => refuse(Status::NotFound, "there is no such file".into()),
+        Err(e) => refuse(Status::Failed, e.to_string()),
+        Ok(file) if file.metadata().is_ok_and(|m| m.is_dir()) => refuse(Status::Failed, "it is a folder".into()),
+        Ok(file) => Ok(file),
+    }
+}
+
+fn open_disk(disk: &Disk) -> Result<File, Failure> {
+    let path = disk.path.display();
+    let refuse = |status, why: &str| Failure::new(status, format!("the disk {path} can't be used")).why(why);
+    let about = match fs::metadata(&disk.path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(refuse(Status::NotFound, "there is no such file")
+                .advise("Put it back, or change the machine's definition."));
+        }
+        other => other.map_err(|e| refuse(Status::Failed, &e.to_string()))?,
+    };
+    if about.is_dir() {
+        return Err(refuse(Status::Failed, "it is a folder").advise("Name the image file in it."));
+    }
+    let access = disk.access();
+    let file = File::options()
+        .read(true)
+        .write(access.writes())
+        .open(&disk.path)
+        .map_err(|e| refuse(Status::Failed, &e.to_string()).advise("Look at its permissions: ls -l shows them."))?;
+    kiln_image::lock::acquire(&file, &path.to_string(), access).map_err(|e| {
+        let status = if matches!(e, kiln_image::Error::InUse { .. }) { Status::Conflict } else { Status::Failed };
+        let failure = refuse(status, &e.to_string());
+        match e.hint() {
+            Some(hint) => failure.advise(hint),
+            None => failure,
+        }
+    })?;
+    Ok(file)
+}
+
+/// Binds the VNC server's port: the one that is asked for, or the first free one.
+fn listen(vnc: &Vnc) -> Result<(TcpListener, (String, u16)), Failure> {
+    let address = resolve(&vnc.listen)?;
+    let ports = match vnc.port {
+        Some(port) => port..port.saturating_add(1),
+        None => VNC_PORTS,
+    };
+    let mut last = None;
+    for port in ports {
+        match TcpListener::bind((address, port)) {
+            Ok(listener) => return Ok((listener, (address.to_string(), port))),
+            Err(e) => last = Some((port, e)),
+        }
+        if let Some((_, e)) = &last
+            && e.kind() != io::ErrorKind::AddrInUse
+        {
+            break;
+        }
+    }
+    let (port, error) = last.unwrap_or((0, io::ErrorKind::AddrInUse.into()));
+    let failure = Failure::new(Status::Conflict, format!("VNC can't listen on {address}, port {port}")).because(&error);
+    Err(match error.kind() {
+        io::ErrorKind::AddrInUse => failure.advise("Leave the port out and kiln takes a free one, or name another."),
+        io::ErrorKind::AddrNotAvailable => Failure { status: Status::Failed, ..failure }
+            .advise("The address is not this host's: use 127.0.0.1 or 0.0.0.0."),
+        _ => Failure { status: Status::Failed, ..failure },
+    })
+}
+
+fn resolve(listen: &str) -> Result<IpAddr, Failure> {
+    let found = (listen, 0).to_socket_addrs().ok().and_then(|mut all| all.next());
+    found.map(|a| a.ip()).ok_or_else(|| {
+        Failure::new(Status::Failed, format!("VNC can't listen on {listen:?}: it is no address"))
+            .advise("Use an address of this host, e.g. 127.0.0.1, or 0.0.0.0 for all.")
+    })
+}
+
+fn socket(folder: &Path, name: &str, what: &str) -> Result<(UnixListener, PathBuf), Failure> {
+    let mut path = folder.join(what);
+    if path.as_os_str().len() > SOCKET_PATH {
+        let short = folders::short_private();
+        private_folder(&short)?;
+        path = short.join(format!("{:016x}.{what}", fingerprint(&folder.join(name))));
+    }
+    // Whoever had it is gone: this process holds the machine's lock.
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(failed(format!("removing {}", path.display()), &e));
+        }
+        _ => {}
+    }
+    let listener =
+        UnixListener::bind(&path).map_err(|e| failed(format!("making the socket {}", path.display()), &e))?;
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .map_err(|e| failed(format!("protecting {}", path.display()), &e))?;
+    Ok((listener, path))
+}
+
+// FNV-1a: a short name for a long path.
+fn fingerprint(path: &Path) -> u64 {
+    path.as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn launch(folders: &Folders, name: &str, domain: &Domain, files: &Descriptors) -> Result<u32, Failure> {
+    let trouble = |e: io::Error| failed("the machine's process can't be started", &e);
+    let path = folders.logs(name).join("machine.log");
+    let log = File::options().append(true).create(true).mode(0o600).open(&path).map_err(trouble)?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(trouble)?;
+    let mut child = Command::new(std::env::current_exe().map_err(trouble)?)
+        .arg(RUN_MACHINE)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(log.try_clone().map_err(trouble)?)
+        .stderr(log)
+        .current_dir("/")
+        .spawn()
+        .map_err(trouble)?;
+    let answer = handover::send_order(&mut ours, &domain.to_string(), files)
+        .and_then(|()| handover::receive::<Answer>(&mut ours));
+    match answer {
+        Ok(answer) => {
+            let pid = child.id();
+            match answer.into_result() {
+                Ok(()) => {
+                    // A machine outlives this process; while it doesn't, its end must not leave a zombie.
+                    std::thread::spawn(move || child.wait());
+                    Ok(pid)
+                }
+                Err(failure) => {
+                    let _ = child.wait();
+                    Err(failure)
+                }
+            }
+        }
+        Err(e) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(failed("the machine's process ended before it began", &e)
+                .advise(format!("Its log may say why: {}", path.display())))
+        }
+    }
+}
+
+/// The argument by which this program runs a machine whose order waits on its standard input.
+pub const RUN_MACHINE: &str = "run-machine";
+
+/// Seconds that this host's local time is east of UTC now.
+pub(super) fn local_offset() -> i64 {
+    // The C library alone knows the zone's rules; `date` asks it.
+    let output = Command::new("date").arg("+%z").stdin(Stdio::null()).output();
+    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+    let number: i64 = text.parse().unwrap_or(0);
+    (number / 100) * 3600 + (number % 100) * 60
+}
