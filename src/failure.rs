@@ -51,8 +51,8 @@ impl Failure {
     }
 
     /// Adds the chain of causes.
-    pub fn because(mut self, error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut next = Some(error);
+    pub fn because(mut self, error: &dyn std::error::Error) -> Self {
+        let mut next: Option<&dyn std::error::Error> = Some(error);
         while let Some(cause) = next {
             self.causes.push(cause.to_string());
             next = cause.source();

@@ -4,8 +4,12 @@
 //! together.
 
 pub mod cli;
+pub mod console;
 pub mod failure;
 pub mod host;
+pub mod install;
 pub mod machine;
+pub mod media;
+pub mod os;
 pub mod plan;
 pub mod runner;

@@ -1,14 +1,22 @@
-//! The words that the user types. One file per verb.
+//! The words that the user types. One file per verb or group of verbs.
 
+mod dashes;
 mod doctor;
+mod install;
+mod later;
+mod machine;
+mod size;
+mod suboptions;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::{Failure, Status};
+use crate::runner::{self, start::RUN_MACHINE};
 
 /// Creates virtual machines with one command and runs them on its own KVM monitor.
 #[derive(Debug, Parser)]
@@ -20,29 +28,104 @@ struct Words {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Install(Box<install::Install>),
+    #[command(visible_alias = "ls")]
+    List(machine::List),
+    /// Start a machine that is defined
+    Start(machine::One),
+    /// Press a machine's power button
+    Shutdown(machine::One),
+    /// Stop a machine at once, as pulling the plug does
+    #[command(visible_aliases = ["stop", "kill"])]
+    Destroy(machine::One),
+    /// Reset a machine, as its button does
+    Reset(machine::One),
+    /// Remove a machine's definition; its disks are kept
+    #[command(visible_alias = "rm")]
+    Undefine(machine::One),
+    /// Tell about a machine
+    Dominfo(machine::OneData),
+    Domstate(machine::State),
+    /// Print a machine's uuid
+    Domuuid(machine::OneData),
+    /// Print a machine's definition
+    Dumpxml(machine::One),
+    /// Print where a machine's screen is
+    Vncdisplay(machine::OneData),
+    Screenshot(machine::Screenshot),
+    /// Join this terminal to a machine's serial port; Ctrl-] leaves
+    Console(machine::One),
+    /// Show a machine's screen in an installed viewer
+    View(machine::One),
     Doctor(doctor::Doctor),
+}
+
+impl Verb {
+    fn run(self) -> Result<ExitCode, Failure> {
+        match self {
+            Verb::Install(install) => install.run(),
+            Verb::List(list) => list.run(),
+            Verb::Start(one) => machine::start(&one),
+            Verb::Shutdown(one) => machine::shutdown(&one),
+            Verb::Destroy(one) => machine::destroy(&one),
+            Verb::Reset(one) => machine::reset(&one),
+            Verb::Undefine(one) => machine::undefine(&one),
+            Verb::Dominfo(one) => machine::dominfo(&one),
+            Verb::Domstate(state) => state.run(),
+            Verb::Domuuid(one) => machine::domuuid(&one),
+            Verb::Dumpxml(one) => machine::dumpxml(&one),
+            Verb::Vncdisplay(one) => machine::vncdisplay(&one),
+            Verb::Screenshot(screenshot) => screenshot.run(),
+            Verb::Console(one) => machine::console(&one),
+            Verb::View(one) => machine::view(&one),
+            Verb::Doctor(doctor) => doctor.run(),
+        }
+    }
 }
 
 /// Runs kiln with the given arguments, the first being its own name.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let words = match Words::command().try_get_matches_from(args).and_then(|m| Words::from_arg_matches(&m)) {
-        Ok(words) => words,
-        Err(error) => {
-            // clap's own: help and version go to stdout with 0, usage errors to stderr with 2.
-            let _ = error.print();
-            return if error.use_stderr() { Status::Usage.into() } else { ExitCode::SUCCESS };
-        }
-    };
-    let outcome = match words.verb {
-        Verb::Doctor(doctor) => doctor.run(),
-    };
-    match outcome {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if args.get(1).is_some_and(|arg| arg == RUN_MACHINE) && args.len() == 2 {
+        return runner::main();
+    }
+    match parse(&args).and_then(|words| words.map_or_else(Ok, |words| words.verb.run())) {
         Ok(code) => code,
         Err(failure) => {
             let _ = write!(std::io::stderr(), "{failure}");
             failure.status.into()
         }
     }
+}
+
+// `Err(code)` inside: clap has answered by itself.
+fn parse(args: &[OsString]) -> Result<Result<Words, ExitCode>, Failure> {
+    dashes::check(args)?;
+    match Words::command().try_get_matches_from(args).and_then(|m| Words::from_arg_matches(&m)) {
+        Ok(words) => Ok(Ok(words)),
+        Err(error) => {
+            if error.kind() == ErrorKind::UnknownArgument
+                && let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+                && let Some(failure) = later::option(option)
+            {
+                return Err(failure);
+            }
+            if error.kind() == ErrorKind::InvalidSubcommand
+                && let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
+                && let Some(failure) = later::verb(verb)
+            {
+                return Err(failure);
+            }
+            // clap's own: help and version go to stdout with 0, usage errors to stderr with 2.
+            let _ = error.print();
+            Ok(Err(if error.use_stderr() { Status::Usage.into() } else { ExitCode::SUCCESS }))
+        }
+    }
+}
+
+/// The known word that is at most two edits away.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a &'a str>) -> Option<&'a str> {
+    known.map(|k| (crate::machine::store::distance(k, word), *k)).filter(|(d, _)| *d <= 2).min().map(|(_, k)| k)
 }
 
 /// Writes data to standard output. A reader that went away is no failure of ours.

@@ -16,7 +16,7 @@ use serde::Serialize;
 pub use kvm::{Kvm, TrialResult};
 pub use lingering::Lingering;
 pub use memory::Memory;
-pub use peers::Peers;
+pub use peers::{Peers, VIEWERS};
 
 /// All that `kiln doctor` finds.
 #[derive(Debug, Clone, Serialize)]

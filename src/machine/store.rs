@@ -226,7 +226,7 @@ fn check_format(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// Edits between two words (Levenshtein's distance).
-fn distance(a: &str, b: &str) -> usize {
+pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().enumerate() {

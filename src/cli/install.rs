@@ -1,0 +1,332 @@
+//! `kiln install`: words become wishes; what follows from them is [`crate::plan`]'s and [`crate::install`]'s.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::suboptions::Suboptions;
+use super::{print, size};
+use crate::failure::{Failure, Status};
+use crate::install::{self, Afterwards, DiskWish, Source, Watch, Wishes};
+use crate::plan;
+use crate::runner::blueprint::Vnc;
+
+/// Create a machine and start its installer, or its first boot
+///
+/// The options are virt-install's. What kiln can't do yet is refused by name.
+#[derive(Debug, Args)]
+pub(super) struct Install {
+    /// Name of the machine
+    #[arg(short, long, value_name = "NAME")]
+    name: String,
+    /// Memory, in MiB or with a suffix (2G)
+    #[arg(short = 'r', long, visible_alias = "ram", value_name = "SIZE")]
+    memory: Option<String>,
+    /// Number of virtual CPUs: N[,sockets=][,dies=][,cores=][,threads=]
+    #[arg(long, value_name = "N[,…]")]
+    vcpus: Option<String>,
+    /// A disk: path=FILE, size=GIB (a new one), path=…,size=…, readonly=yes, or none; several are taken
+    #[arg(long, value_name = "OPTIONS")]
+    disk: Vec<String>,
+    /// Without any disk
+    #[arg(long)]
+    nodisks: bool,
+    /// An install tree: a folder or an http(s) URL
+    #[arg(short, long, value_name = "FOLDER|URL")]
+    location: Option<String>,
+    /// More words for the installer's kernel
+    #[arg(short = 'x', long, value_name = "WORDS", allow_hyphen_values = true)]
+    extra_args: Vec<String>,
+    /// No installer: boot what is there
+    #[arg(long)]
+    import: bool,
+    /// What to boot: kernel=FILE[,initrd=FILE][,kernel_args=WORDS]
+    #[arg(long, value_name = "OPTIONS")]
+    boot: Option<String>,
+    /// Screen: vnc[,port=][,listen=][,password=][,passwordFile=], or none
+    #[arg(long, value_name = "OPTIONS")]
+    graphics: Vec<String>,
+    /// Network: none
+    #[arg(short = 'w', long, value_name = "none")]
+    network: Vec<String>,
+    /// What to show while waiting: text (the serial port on standard output) or none
+    #[arg(long, value_name = "text|none")]
+    autoconsole: Option<String>,
+    /// Don't wait for the installer's end, and show nothing
+    #[arg(long)]
+    noautoconsole: bool,
+    /// Wait at most so many minutes; without a number, or with -1, for ever
+    #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "-1", allow_hyphen_values = true)]
+    wait: Option<i64>,
+    /// Don't start the machine again after the installation
+    #[arg(long)]
+    noreboot: bool,
+    /// The system, by libosinfo's name
+    #[arg(long, visible_alias = "os-variant", value_name = "NAME")]
+    osinfo: Option<String>,
+    /// Print the domain XML and do nothing: both documents of an install, or with a number one of them
+    #[arg(long, value_name = "1|2|all", num_args = 0..=1, default_missing_value = "all")]
+    print_xml: Option<String>,
+    /// Check everything and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// XML template: default or small (for direct boots: no display, keyboard, clock)
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    template: String,
+}
+
+impl Install {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let print_xml = self.print_xml.clone();
+        let dry_run = self.dry_run;
+        let wishes = self.wishes()?;
+        if let Some(which) = print_xml {
+            print(&install::xml(&wishes, &which)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if dry_run {
+            install::check(&wishes)?;
+            eprintln!("Dry run completed successfully");
+            return Ok(ExitCode::SUCCESS);
+        }
+        install::run(&wishes)
+    }
+
+    fn wishes(self) -> Result<Wishes, Failure> {
+        let (vcpus, topology) = vcpus(self.vcpus.as_deref())?;
+        for network in &self.network {
+            if network != "none" {
+                return Err(Failure::new(Status::Usage, format!("not yet: --network {network}"))
+                    .why("kiln has no network for its machines so far")
+                    .advise("Say --network none."));
+            }
+        }
+        let vnc = graphics(&self.graphics, self.template == "small")?;
+        let watch = watch(self.autoconsole.as_deref(), self.noautoconsole, vnc.is_none())?;
+        let wait = wait(self.wait, self.noautoconsole);
+        Ok(Wishes {
+            name: self.name,
+            template: self.template,
+            memory_mib: memory(self.memory.as_deref())?,
+            vcpus,
+            topology,
+            disks: disks(&self.disk, self.nodisks)?,
+            source: source(self.location, self.import, self.boot.as_deref(), &self.extra_args)?,
+            vnc,
+            os: self.osinfo.filter(|os| os != "none"),
+            afterwards: Afterwards { watch, wait, start_again: !self.noreboot },
+        })
+    }
+}
+
+fn memory(text: Option<&str>) -> Result<u64, Failure> {
+    let text = text.ok_or_else(|| {
+        Failure::new(Status::Usage, "--memory is missing").advise("Give the machine memory, e.g. --memory 2048 or 2G")
+    })?;
+    let mut options = Suboptions::parse("--memory", Some("memory"), text);
+    let wanted = options.take("memory").unwrap_or_default();
+    options.finish(&["memory"], &["currentMemory", "maxMemory", "maxmemory", "hugepages"])?;
+    let bytes = size::parse(&wanted, 1 << 20).ok_or_else(|| {
+        Failure::new(Status::Usage, format!("--memory {wanted}: a size is expected, e.g. 2048 or 2G"))
+    })?;
+    plan::check_memory(bytes >> 20)
+}
+
+fn vcpus(text: Option<&str>) -> Result<(u32, Option<[u32; 4]>), Failure> {
+    let Some(text) = text else { return Ok((1, None)) };
+    let mut options = Suboptions::parse("--vcpus", Some("vcpus"), text);
+    let count: Option<u32> = options.take_number("vcpus")?;
+    let keys = ["sockets", "dies", "cores", "threads"];
+    let mut parts = [None; 4];
+    for (part, key) in parts.iter_mut().zip(keys) {
+        *part = options.take_number::<u32>(key)?;
+    }
+    options.finish(&["vcpus", "sockets", "dies", "cores", "threads"], &["maxvcpus", "cpuset"])?;
+    if parts.iter().all(Option::is_none) {
+        return Ok((plan::check_vcpus(count.unwrap_or(1))?, None));
+    }
+    let given: u32 = parts.iter().flatten().try_fold(1u32, |p, n| p.checked_mul(*n)).unwrap_or(u32::MAX);
+    let count = plan::check_vcpus(count.unwrap_or(given))?;
+    // As virt-install: what is missing goes to cores first.
+    if parts[2].is_none() && given > 0 && count.is_multiple_of(given) {
+        parts[2] = Some(count / given);
+    }
+    let topology = parts.map(|part| part.unwrap_or(1));
+    let product = topology.iter().try_fold(1u32, |p, n| p.checked_mul(*n));
+    if product != Some(count) {
+        return Err(Failure::new(Status::Usage, format!("--vcpus {text}: the topology doesn't give {count} CPUs")));
+    }
+    Ok((count, Some(topology)))
+}
+
+const DISK_LATER: &[&str] = &[
+    "bus",
+    "device",
+    "format",
+    "cache",
+    "sparse",
+    "perms",
+    "backing_store",
+    "backing_format",
+    "boot.order",
+    "boot_order",
+    "discard",
+    "io",
+    "serial",
+    "shareable",
+    "target.bus",
+    "driver.cache",
+    "driver.type",
+    "pool",
+    "vol",
+    "snapshot_policy",
+];
+
+fn disks(texts: &[String], none: bool) -> Result<Vec<DiskWish>, Failure> {
+    let mut wishes = Vec::new();
+    for text in texts.iter().filter(|text| *text != "none") {
+        let mut options = Suboptions::parse("--disk", Some("path"), text);
+        let path = options.take("path").map(PathBuf::from);
+        let size = match options.take("size") {
+            None => None,
+            Some(text) => Some(
+                size::parse(&text, 1 << 30)
+                    .filter(|n| *n > 0)
+                    .ok_or_else(|| options.wrong("size", &text, "a size is expected, in GiB or with a suffix"))?,
+            ),
+        };
+        let read_only = options.take_flag("readonly")?.unwrap_or(false);
+        match options.take("bus").as_deref() {
+            None | Some("virtio") => {}
+            Some(other) => return Err(not_yet(&format!("--disk bus={other}"), "disks are on bus=virtio so far")),
+        }
+        match options.take("format").as_deref() {
+            None | Some("raw") => {}
+            Some(other) => return Err(not_yet(&format!("--disk format={other}"), "disks are raw so far")),
+        }
+        options.finish(&["path", "size", "readonly", "bus", "format"], DISK_LATER)?;
+        if path.is_none() && size.is_none() {
+            return Err(Failure::new(Status::Usage, format!("--disk {text}: neither path= nor size= is given")));
+        }
+        wishes.push(DiskWish { path, size, read_only });
+    }
+    if wishes.is_empty() && !none && !texts.iter().any(|text| text == "none") {
+        return Err(Failure::new(Status::Usage, "--disk is missing")
+            .advise("A new disk of 20 GiB: --disk size=20. None at all: --disk none"));
+    }
+    Ok(wishes)
+}
+
+fn not_yet(what: &str, why: &str) -> Failure {
+    Failure::new(Status::Usage, format!("not yet: {what}")).why(why)
+}
+
+fn source(location: Option<String>, import: bool, boot: Option<&str>, extra: &[String]) -> Result<Source, Failure> {
+    let kernel = boot.map(boot_options).transpose()?;
+    match (location, import, kernel) {
+        (Some(location), false, None) => Ok(Source::Tree { location, extra: extra.join(" ") }),
+        (Some(_), true, _) => Err(Failure::new(Status::Usage, "--location and --import exclude each other")),
+        (Some(_), false, Some(_)) => Err(not_yet(
+            "--location with --boot",
+            "the installed system boots by firmware, which kiln doesn't have yet",
+        )),
+        (None, _, Some((kernel, initrd, cmdline))) => Ok(Source::Kernel { kernel, initrd, cmdline }),
+        (None, true, None) => Err(crate::runner::blueprint::needs_firmware()),
+        (None, false, None) => Err(Failure::new(Status::Usage, "nothing says what to install or boot")
+            .advise("An install tree: --location FOLDER|URL")
+            .advise("A kernel: --import --boot kernel=FILE,initrd=FILE,kernel_args=…")),
+    }
+}
+
+fn boot_options(text: &str) -> Result<(PathBuf, Option<PathBuf>, String), Failure> {
+    let mut options = Suboptions::parse("--boot", None, text);
+    let kernel = options.take("kernel");
+    let initrd = options.take("initrd").map(PathBuf::from);
+    let cmdline = options.take("kernel_args").or_else(|| options.take("cmdline")).unwrap_or_default();
+    for firmware in ["hd", "cdrom", "network", "fd", "uefi", "loader", "nvram", "menu", "firmware"] {
+        if options.take(firmware).is_some() {
+            return Err(not_yet(&format!("--boot {firmware}"), "kiln has no firmware so far")
+                .advise("Boot a kernel directly: --boot kernel=FILE,initrd=FILE,kernel_args=…"));
+        }
+    }
+    options.finish(&["kernel", "initrd", "kernel_args"], &["dtb", "machine", "init", "smbios.mode", "emulator"])?;
+    let kernel = kernel.ok_or_else(|| Failure::new(Status::Usage, format!("--boot {text}: kernel= is missing")))?;
+    Ok((kernel.into(), initrd, cmdline))
+}
+
+fn graphics(texts: &[String], small: bool) -> Result<Option<Vnc>, Failure> {
+    match texts {
+        [] if small => Ok(None),
+        [] => Ok(Some(Vnc { listen: "127.0.0.1".into(), port: None, password: None })),
+        [one] if one == "none" => Ok(None),
+        [_] if small => {
+            Err(Failure::new(Status::Usage, "--graphics with --template small: that machine has no display")
+                .advise("Leave --graphics out, or use --template default."))
+        }
+        [one] => vnc(one).map(Some),
+        _ => Err(Failure::new(Status::Usage, "--graphics is given twice; a machine has one screen")),
+    }
+}
+
+fn vnc(text: &str) -> Result<Vnc, Failure> {
+    let mut options = Suboptions::parse("--graphics", Some("type"), text);
+    match options.take("type").as_deref() {
+        Some("vnc") => {}
+        Some("none") => return Err(Failure::new(Status::Usage, format!("--graphics {text}: none has no sub-options"))),
+        other => {
+            return Err(Failure::new(
+                Status::Usage,
+                format!("--graphics {}: kiln shows machines by VNC", other.unwrap_or("")),
+            )
+            .advise("Use --graphics vnc, or --graphics none."));
+        }
+    }
+    let port = match options.take_number::<i32>("port")? {
+        None | Some(-1) => None,
+        Some(number) => Some(u16::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| {
+            options.wrong("port", &number.to_string(), "a port number is expected, 1 to 65535, or -1 for a free one")
+        })?),
+    };
+    let listen = options.take("listen").unwrap_or_else(|| "127.0.0.1".into());
+    let mut password = options.take("password");
+    if let Some(file) = options.take("passwordFile") {
+        let text = std::fs::read_to_string(&file).map_err(|e| {
+            Failure::new(Status::NotFound, format!("--graphics passwordFile={file} can't be read")).because(&e)
+        })?;
+        password = Some(text.lines().next().unwrap_or_default().to_owned());
+    }
+    if let Some(password) = &password {
+        kiln_rfb::Password::new(password).map_err(|e| {
+            Failure::new(Status::Usage, "--graphics password=…: VNC can't use it").because(&e).advise(
+                "VNC would cut a longer one to 8 bytes without a word. Use 1 to 8, and an ssh tunnel for what matters.",
+            )
+        })?;
+    }
+    options.finish(&["port", "listen", "password", "passwordFile"], &["websocket", "keymap", "tlsPort", "socket"])?;
+    Ok(Vnc { listen, port, password })
+}
+
+fn watch(autoconsole: Option<&str>, none: bool, no_screen: bool) -> Result<Watch, Failure> {
+    match autoconsole {
+        Some("text") if none => {
+            Err(Failure::new(Status::Usage, "--autoconsole text and --noautoconsole exclude each other"))
+        }
+        Some("text") => Ok(Watch::Text),
+        Some("none") => Ok(Watch::Nothing),
+        Some(other) => Err(Failure::new(Status::Usage, format!("--autoconsole {other}: text or none is expected"))
+            .advise("kiln view NAME shows the screen in a viewer.")),
+        None if none || !no_screen => Ok(Watch::Nothing),
+        None => Ok(Watch::Text),
+    }
+}
+
+fn wait(minutes: Option<i64>, noautoconsole: bool) -> Option<Duration> {
+    match minutes {
+        Some(n) if n < 0 => None,
+        Some(n) => Some(Duration::from_secs(n.unsigned_abs() * 60)),
+        None if noautoconsole => Some(Duration::ZERO),
+        None => None,
+    }
+}

@@ -1,0 +1,267 @@
+//! The install pipeline: each step takes what the one before made, and knows how to undo itself.
+//!
+//! Undo covers the time before the guest first runs. After that nothing is ever undone: an interrupt, a hang-up and the
+//! end of a wait leave the machine running, and say how to watch and how to remove it.
+
+mod disk;
+mod finish;
+mod tree;
+mod undo;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use kiln_domain::Domain;
+
+use crate::failure::{Failure, Status};
+use crate::machine::{Store, lock, name, store};
+use crate::plan::{self, Boot, Plan, Step};
+use crate::runner::blueprint::{Blueprint, Vnc};
+use crate::runner::start;
+use undo::Undo;
+
+/// A disk as it was asked for.
+#[derive(Debug, Clone)]
+pub struct DiskWish {
+    /// Image or block device; by default a new image named after the machine.
+    pub path: Option<PathBuf>,
+    /// Bytes of a new one.
+    pub size: Option<u64>,
+    /// The guest may not write.
+    pub read_only: bool,
+}
+
+/// Where the first boot's kernel comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// An install tree.
+    Tree {
+        /// Folder or URL.
+        location: String,
+        /// More words for the kernel.
+        extra: String,
+    },
+    /// Files; every boot loads them.
+    Kernel {
+        /// Kernel.
+        kernel: PathBuf,
+        /// Initial RAM disk.
+        initrd: Option<PathBuf>,
+        /// Command line.
+        cmdline: String,
+    },
+}
+
+/// What is shown while waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// The serial port, on standard output.
+    Text,
+    /// Nothing.
+    Nothing,
+}
+
+/// What happens after the guest has started.
+#[derive(Debug, Clone, Copy)]
+pub struct Afterwards {
+    /// What is shown.
+    pub watch: Watch,
+    /// How long to wait for the first boot's end; `None`: for ever.
+    pub wait: Option<Duration>,
+    /// Start the machine again after its installer's reboot.
+    pub start_again: bool,
+}
+
+/// A new machine as it was asked for.
+#[derive(Debug, Clone)]
+pub struct Wishes {
+    /// Name.
+    pub name: String,
+    /// Template.
+    pub template: String,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Processors.
+    pub vcpus: u32,
+    /// Sockets, dies, cores, threads.
+    pub topology: Option<[u32; 4]>,
+    /// Disks.
+    pub disks: Vec<DiskWish>,
+    /// What boots.
+    pub source: Source,
+    /// VNC.
+    pub vnc: Option<Vnc>,
+    /// The system's short name.
+    pub os: Option<String>,
+    /// Afterwards.
+    pub afterwards: Afterwards,
+}
+
+const CONSOLE: &str = "console=ttyS0";
+
+impl Wishes {
+    fn plan(&self, store: &Store, installer: Option<Boot>) -> Result<Plan, Failure> {
+        name::check(&self.name)?;
+        let boot = match &self.source {
+            Source::Tree { .. } => None,
+            Source::Kernel { kernel, initrd, cmdline } => {
+                let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                Some(Boot { kernel: absolute(kernel), initrd: initrd.as_ref().map(absolute), cmdline: cmdline.clone() })
+            }
+        };
+        Ok(Plan {
+            name: self.name.clone(),
+            uuid: plan::new_uuid()?,
+            template: self.template.clone(),
+            memory_mib: self.memory_mib,
+            vcpus: self.vcpus,
+            topology: self.topology,
+            disks: self.disks.iter().map(|d| disk::plan(store, &self.name, d)).collect::<Result<_, _>>()?,
+            vnc: self.vnc.clone(),
+            install: installer,
+            boot,
+            os: self.os.as_deref().map(|os| format!("http://libosinfo.org/linux/{os}")),
+        })
+    }
+
+    /// The installer's command line. A machine without a screen needs its kernel to talk on the serial port.
+    fn installer_cmdline(&self, extra: &str) -> (String, bool) {
+        let adds = self.vnc.is_none() && !extra.contains("console=");
+        let words = [extra.trim(), if adds { CONSOLE } else { "" }];
+        (words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" "), adds)
+    }
+}
+
+/// The documents as `--print-xml` shows them: `1` the first boot's, `2` the permanent one, `all` both.
+///
+/// # Errors
+/// When the wishes can't be met, or `which` names no document.
+pub fn xml(wishes: &Wishes, which: &str) -> Result<String, Failure> {
+    let store = Store::here()?;
+    let installer = match &wishes.source {
+        Source::Tree { location, extra } => {
+            let found = tree::find(location)?;
+            Some(found.names(&wishes.installer_cmdline(extra).0))
+        }
+        Source::Kernel { .. } => None,
+    };
+    let plan = wishes.plan(&store, installer)?;
+    let first = plan.document(Step::Install)?.to_string();
+    let kept = plan.document(Step::Permanent)?.to_string();
+    match (which, plan.install.is_some()) {
+        ("1", _) | ("all", false) => Ok(format!("{first}\n")),
+        ("2", true) => Ok(format!("{kept}\n")),
+        ("all", true) => Ok(format!("{first}\n{kept}\n")),
+        ("2", false) => Err(Failure::new(Status::Usage, "--print-xml 2: without an installer there is one document")),
+        _ => Err(Failure::new(Status::Usage, format!("--print-xml {which}: 1, 2 or all is expected"))),
+    }
+}
+
+/// Everything that can be checked without doing anything.
+///
+/// # Errors
+/// When the wishes can't be met.
+pub fn check(wishes: &Wishes) -> Result<(), Failure> {
+    let store = Store::here()?;
+    let plan = prepared(wishes, &store)?;
+    let mut document = plan.document(Step::Install)?;
+    addresses(&mut document)?;
+    Blueprint::read(&document).map(drop)
+}
+
+fn prepared(wishes: &Wishes, store: &Store) -> Result<Plan, Failure> {
+    name::check(&wishes.name)?;
+    if store.has(&wishes.name) {
+        return Err(taken(&wishes.name));
+    }
+    let installer = match &wishes.source {
+        Source::Tree { location, extra } => Some(tree::find(location)?.names(&wishes.installer_cmdline(extra).0)),
+        Source::Kernel { .. } => None,
+    };
+    wishes.plan(store, installer)
+}
+
+fn taken(name: &str) -> Failure {
+    Failure::new(Status::Conflict, format!("there is a machine {name:?} already"))
+        .advise(format!("Take another name, or remove it: kiln undefine {name}"))
+}
+
+fn addresses(document: &mut Domain) -> Result<(), Failure> {
+    document
+        .assign_addresses()
+        .map_err(|e| Failure::new(Status::Failed, "the machine's devices can't be placed").because(&e))
+}
+
+/// Makes the machine and starts it.
+///
+/// # Errors
+/// When a step fails; those before it are undone.
+pub fn run(wishes: &Wishes) -> Result<ExitCode, Failure> {
+    let store = Store::here()?;
+    name::check(&wishes.name)?;
+    if store.has(&wishes.name) {
+        return Err(taken(&wishes.name));
+    }
+    let undo = Undo::begin(&wishes.name)?;
+    match make(wishes, &store, &undo) {
+        Ok((record, blueprint)) => {
+            undo.guest_runs();
+            finish::follow(wishes, &store, &record, &blueprint)
+        }
+        Err(failure) => {
+            undo.now();
+            Err(failure)
+        }
+    }
+}
+
+fn make(wishes: &Wishes, store: &Store, undo: &Undo) -> Result<(start::Record, Blueprint), Failure> {
+    let _reservation = reserve(wishes, store, undo)?;
+    let (installer, added) = match &wishes.source {
+        Source::Tree { location, extra } => {
+            let (cmdline, added) = wishes.installer_cmdline(extra);
+            (Some(tree::fetch(store, &wishes.name, location, &cmdline, undo)?), added)
+        }
+        Source::Kernel { .. } => (None, false),
+    };
+    if added {
+        eprintln!("added to the kernel's command line: {CONSOLE} (the machine has no screen)");
+    }
+    let plan = wishes.plan(store, installer)?;
+    let (mut first, mut kept) = (plan.document(Step::Install)?, plan.document(Step::Permanent)?);
+    addresses(&mut first)?;
+    addresses(&mut kept)?;
+    let blueprint = Blueprint::read(&first)?;
+    blueprint.warnings.iter().for_each(|warning| eprintln!("note: {warning}"));
+    for disk in &plan.disks {
+        disk::make(disk, undo)?;
+    }
+    let changing = store.change()?;
+    if store.has(&wishes.name) {
+        return Err(taken(&wishes.name));
+    }
+    let (name, again) = (wishes.name.clone(), store.clone());
+    undo.add(move || drop(again.change().and_then(|c| c.remove(&name))));
+    changing.write(&wishes.name, &kept)?;
+    drop(changing);
+    let started = start::start(store.folders(), &first)?;
+    tree::forget(store, &wishes.name);
+    Ok(started)
+}
+
+// Two installs of one name at once: the second is told, however far the first is. Held until the machine is defined;
+// a crash lets go of it.
+fn reserve(wishes: &Wishes, store: &Store, undo: &Undo) -> Result<fs::File, Failure> {
+    let folder = store.folders().runtime.join("installs");
+    store::make_folder(&folder)?;
+    let path = folder.join(&wishes.name);
+    let trouble = |e| Failure::new(Status::Failed, format!("locking {}", path.display())).because(&e);
+    let lock = lock::try_lock(&path).map_err(trouble)?.ok_or_else(|| {
+        Failure::new(Status::Conflict, format!("{:?} is being installed right now", wishes.name))
+            .advise("Wait for that, or take another name.")
+    })?;
+    undo.add(move || drop(fs::remove_file(&path)));
+    Ok(lock)
+}

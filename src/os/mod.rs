@@ -1,0 +1,3 @@
+//! What can be installed: install trees, recognised by their layout.
+
+pub mod tree;
