@@ -56,12 +56,14 @@ pub fn fadt(machine: &Machine) -> Vec<u8> {
         fadt.century = CENTURY;
     }
     if let Some(base) = machine.pci.pm_base {
-        power_management(&mut fadt, base.into());
+        // General events are those of slots. A machine without slots has none to tell of, and its system needn't
+        // silence sixteen registers on its way up.
+        power_management(&mut fadt, base.into(), !machine.pci.root_ports.is_empty());
     }
     to_bytes(&fadt.finalize() as &FADT)
 }
 
-fn power_management(fadt: &mut FADTBuilder, base: u64) {
+fn power_management(fadt: &mut FADTBuilder, base: u64, events: bool) {
     let at = |offset: u16| base + u64::from(offset);
     let low = |offset: u16| (at(offset) as u32).into();
     fadt.pm1a_evt_blk = low(pm::PM1_EVENT);
@@ -73,9 +75,11 @@ fn power_management(fadt: &mut FADTBuilder, base: u64) {
     fadt.pm_tmr_blk = low(pm::TIMER);
     fadt.pm_tmr_len = 4;
     fadt.x_pm_tmr_blk = register(at(pm::TIMER), 32, AccessSize::DwordAccess);
-    fadt.gpe0_blk = low(pm::GPE0);
-    fadt.gpe0_blk_len = pm::GPE0_LEN;
-    fadt.x_gpe0_blk = register(at(pm::GPE0), pm::GPE0_LEN * 8, AccessSize::ByteAccess);
+    if events {
+        fadt.gpe0_blk = low(pm::GPE0);
+        fadt.gpe0_blk_len = pm::GPE0_LEN;
+        fadt.x_gpe0_blk = register(at(pm::GPE0), pm::GPE0_LEN * 8, AccessSize::ByteAccess);
+    }
 }
 
 fn register(address: u64, bits: u8, access: AccessSize) -> GAS {

@@ -4,15 +4,12 @@ use kiln_vmm::config::Topology;
 
 use super::story::{Recipe, blank_disk};
 
-/// Modules of virtio disks.
-pub const MODULES: &[&str] = &["virtio_pci", "virtio_blk"];
-
 #[test]
 fn eight_cpus_write_and_read_back_what_they_wrote() {
     kiln_lab::needs_kvm!(250);
     let guest = Recipe {
         cpus: Topology::one_socket(8),
-        modules: MODULES,
+        modules: &["virtio_pci", "virtio_blk"],
         disks: vec![blank_disk(64), blank_disk(64)],
         ..Recipe::default()
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use kiln_image::Access;
@@ -120,7 +121,7 @@ struct Text {
 }
 
 impl Console {
-    fn follow(&self, tap: Tap) {
+    fn follow(&self, tap: Tap) -> JoinHandle<()> {
         let console = self.0.clone();
         std::thread::spawn(move || {
             loop {
@@ -131,7 +132,7 @@ impl Console {
                 }
                 console.1.notify_all();
             }
-        });
+        })
     }
 
     fn wait_for(&self, text: &str) -> String {
@@ -160,12 +161,13 @@ pub struct Guest {
     pub events: Receiver<Event>,
     console: Console,
     recipe: Recipe,
+    follower: Option<JoinHandle<()>>,
 }
 
 impl Guest {
     fn around(recipe: Recipe, machine: Machine, events: Receiver<Event>, console: Console) -> Self {
-        console.follow(machine.serial(0).unwrap().tap(1 << 20));
-        Self { machine: Some(machine), events, console, recipe }
+        let follower = Some(console.follow(machine.serial(0).unwrap().tap(1 << 20)));
+        Self { machine: Some(machine), events, console, recipe, follower }
     }
 
     pub fn machine(&self) -> &Machine {
@@ -209,7 +211,7 @@ impl Guest {
         let (ram, state) = self.put_down();
         let state: MachineState = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
         let (machine, events) = Machine::restore(self.recipe.config(), ram, &state).unwrap();
-        self.console.follow(machine.serial(0).unwrap().tap(1 << 20));
+        self.follower = Some(self.console.follow(machine.serial(0).unwrap().tap(1 << 20)));
         machine.resume();
         (self.machine, self.events) = (Some(machine), events);
     }
@@ -218,6 +220,10 @@ impl Guest {
         let machine = self.machine.take().unwrap();
         machine.pause();
         let state = machine.save().unwrap();
-        (machine.ram().clone(), state)
+        let ram = machine.ram().clone();
+        drop(machine);
+        // What it said before it went comes before what it says in its next life.
+        self.follower.take().unwrap().join().unwrap();
+        (ram, state)
     }
 }
