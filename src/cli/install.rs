@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::suboptions::Suboptions;
-use super::{print, size};
+use super::{print, size, suggest};
 use crate::failure::{Failure, Status};
 use crate::install::{self, Afterwards, DiskWish, Source, Watch, Wishes};
 use crate::plan;
@@ -98,9 +98,10 @@ impl Install {
         let (vcpus, topology) = vcpus(self.vcpus.as_deref())?;
         for network in &self.network {
             if network != "none" {
-                return Err(Failure::new(Status::Usage, format!("not yet: --network {network}"))
+                let failure = Failure::new(Status::Usage, format!("not yet: --network {network}"))
                     .why("kiln has no network for its machines so far")
-                    .advise("Say --network none."));
+                    .advise("Say --network none.");
+                return Err(suggest(failure, network, &["none"]));
             }
         }
         let vnc = graphics(&self.graphics, self.template == "small")?;
@@ -276,11 +277,10 @@ fn vnc(text: &str) -> Result<Vnc, Failure> {
         Some("vnc") => {}
         Some("none") => return Err(Failure::new(Status::Usage, format!("--graphics {text}: none has no sub-options"))),
         other => {
-            return Err(Failure::new(
-                Status::Usage,
-                format!("--graphics {}: kiln shows machines by VNC", other.unwrap_or("")),
-            )
-            .advise("Use --graphics vnc, or --graphics none."));
+            let given = other.unwrap_or("");
+            let failure = Failure::new(Status::Usage, format!("--graphics {given}: kiln shows machines by VNC"));
+            let failure = suggest(failure, given, &["vnc", "none"]);
+            return Err(failure.advise("Use --graphics vnc, or --graphics none."));
         }
     }
     let port = match options.take_number::<i32>("port")? {
@@ -315,8 +315,10 @@ fn watch(autoconsole: Option<&str>, none: bool, no_screen: bool) -> Result<Watch
         }
         Some("text") => Ok(Watch::Text),
         Some("none") => Ok(Watch::Nothing),
-        Some(other) => Err(Failure::new(Status::Usage, format!("--autoconsole {other}: text or none is expected"))
-            .advise("kiln view NAME shows the screen in a viewer.")),
+        Some(other) => {
+            let failure = Failure::new(Status::Usage, format!("--autoconsole {other}: text or none is expected"));
+            Err(suggest(failure, other, &["text", "none"]).advise("kiln view NAME shows the screen in a viewer."))
+        }
         None if none || !no_screen => Ok(Watch::Nothing),
         None => Ok(Watch::Text),
     }

@@ -108,6 +108,11 @@ fn end(wishes: &Wishes, store: &Store) -> Result<ExitCode, Failure> {
     }
 }
 
+/// What an interrupt leaves before the guest runs.
+pub(super) fn say_undone() {
+    let _ = writeln!(std::io::stderr(), "\nkiln: interrupted before the guest ran; nothing is left of it");
+}
+
 /// What an interrupt or the end of a wait leaves.
 pub(super) fn say_detached(name: &str) {
     let _ = writeln!(

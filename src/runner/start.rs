@@ -56,6 +56,26 @@ fn failed(what: impl Into<String>, error: &io::Error) -> Failure {
     Failure::new(Status::Failed, what).because(error)
 }
 
+/// Looks at everything that a start will need and changes nothing. `is_there` tells the files that are there already from
+/// those that will be made or fetched before the start. The user's own mistakes are told first, the host's after them.
+///
+/// # Errors
+/// What [`start`] would fail with.
+pub fn rehearse(blueprint: &Blueprint, is_there: impl Fn(&Path) -> bool) -> Result<(), Failure> {
+    check_memory(blueprint.memory)?;
+    let boot = [("kernel", Some(&blueprint.kernel)), ("initrd", blueprint.initrd.as_ref())];
+    for (what, path) in boot {
+        if let Some(path) = path.filter(|path| is_there(path)) {
+            plain_file(what, path)?;
+        }
+    }
+    for disk in blueprint.disks.iter().filter(|disk| is_there(&disk.path)) {
+        open_disk(disk)?;
+    }
+    blueprint.vnc.as_ref().map(listen).transpose()?;
+    kvm().map(drop)
+}
+
 /// Starts the machine of a definition whose addresses have been given.
 ///
 /// # Errors
@@ -86,7 +106,7 @@ struct Opened {
 impl Opened {
     fn all(folders: &Folders, folder: &Path, blueprint: &Blueprint, lock: File) -> Result<Self, Failure> {
         check_memory(blueprint.memory)?;
-        let mut files = Descriptors::from([("kvm".to_owned(), kvm()?), ("lock".to_owned(), lock.into())]);
+        let mut files = Descriptors::from([("lock".to_owned(), lock.into())]);
         files.insert("kernel".into(), plain_file("kernel", &blueprint.kernel)?.into());
         if let Some(initrd) = &blueprint.initrd {
             files.insert("initrd".into(), plain_file("initrd", initrd)?.into());
@@ -97,6 +117,7 @@ impl Opened {
         let vnc = blueprint.vnc.as_ref().map(listen).transpose()?;
         let (vnc, address) = vnc.map_or((None, None), |(l, a)| (Some(l), Some(a)));
         files.extend(vnc.map(|listener| ("vnc".to_owned(), OwnedFd::from(listener))));
+        files.insert("kvm".into(), kvm()?);
         let (listener, control) = socket(folder, &blueprint.name, "control")?;
         files.insert("control".into(), listener.into());
         let mut console = None;
