@@ -57,9 +57,9 @@ pub(super) struct Install {
     /// Don't wait for the installer's end, and show nothing
     #[arg(long)]
     noautoconsole: bool,
-    /// Wait at most so many minutes; without a number, or with -1, for ever
+    /// Wait at most so many minutes (0.5 is 30 s); without a number, or with -1, for ever
     #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "-1", allow_hyphen_values = true)]
-    wait: Option<i64>,
+    wait: Option<f64>,
     /// Don't start the machine again after the installation
     #[arg(long)]
     noreboot: bool,
@@ -106,7 +106,7 @@ impl Install {
         }
         let vnc = graphics(&self.graphics, self.template == "small")?;
         let watch = watch(self.autoconsole.as_deref(), self.noautoconsole, vnc.is_none())?;
-        let wait = wait(self.wait, self.noautoconsole);
+        let wait = wait(self.wait, self.noautoconsole)?;
         Ok(Wishes {
             name: self.name,
             template: self.template,
@@ -324,11 +324,15 @@ fn watch(autoconsole: Option<&str>, none: bool, no_screen: bool) -> Result<Watch
     }
 }
 
-fn wait(minutes: Option<i64>, noautoconsole: bool) -> Option<Duration> {
+// Longer than this is for ever: a number of minutes may be as large as it likes.
+const CENTURY_MINUTES: f64 = 100.0 * 365.0 * 24.0 * 60.0;
+
+fn wait(minutes: Option<f64>, noautoconsole: bool) -> Result<Option<Duration>, Failure> {
     match minutes {
-        Some(n) if n < 0 => None,
-        Some(n) => Some(Duration::from_secs(n.unsigned_abs() * 60)),
-        None if noautoconsole => Some(Duration::ZERO),
-        None => None,
+        Some(n) if n.is_nan() => Err(Failure::new(Status::Usage, "--wait NaN: a number of minutes is expected")),
+        Some(n) if n < 0.0 || n > CENTURY_MINUTES => Ok(None),
+        Some(n) => Ok(Some(Duration::from_secs_f64(n * 60.0))),
+        None if noautoconsole => Ok(Some(Duration::ZERO)),
+        None => Ok(None),
     }
 }

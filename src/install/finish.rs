@@ -32,7 +32,7 @@ pub(super) fn follow(
             Watch::Nothing => running.wait(wishes.afterwards.wait),
         };
         if !ended {
-            let minutes = wishes.afterwards.wait.map_or(0, |w| w.as_secs() / 60);
+            let minutes = wishes.afterwards.wait.map_or(0.0, |w| w.as_secs_f64() / 60.0);
             say_detached(name);
             return Err(Failure::new(Status::Timeout, format!("{name:?} has not ended after {minutes} min")));
         }

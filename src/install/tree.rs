@@ -78,7 +78,7 @@ fn in_folder(location: &str) -> Result<Found, Failure> {
 }
 
 fn on_server(location: &str) -> Result<Found, Failure> {
-    let fetcher = Fetcher::new()?;
+    let fetcher = Fetcher::new(location)?;
     let base = if location.ends_with('/') { location.to_owned() } else { format!("{location}/") };
     for candidate in CANDIDATES {
         if fetcher.exists(&format!("{base}{}", candidate.kernel))? {

@@ -91,11 +91,8 @@ pub fn start(folders: &Folders, domain: &Domain) -> Result<(Record, Blueprint), 
             .advise(format!("kiln console {0}, kiln vncdisplay {0}, or kiln destroy {0}", blueprint.name))
     })?;
     let opened = Opened::all(folders, &folder, &blueprint, lock)?;
-    let pid = launch(folders, &blueprint.name, domain, &opened.files)?;
-    let record = Record { pid, ..opened.record };
-    let text = serde_json::to_vec_pretty(&record).unwrap_or_default();
-    store::write_whole(&folder.join(RECORD), &text)?;
-    Ok((record, blueprint))
+    let pid = launch(folders, &blueprint.name, domain, &opened)?;
+    Ok((Record { pid, ..opened.record }, blueprint))
 }
 
 struct Opened {
@@ -128,9 +125,11 @@ impl Opened {
         }
         let logs = folders.logs(&blueprint.name);
         private_folder(&logs)?;
-        let path = logs.join(ENDING);
-        let ending = File::create(&path).map_err(|e| failed(format!("creating {}", path.display()), &e))?;
-        files.insert("outcome".into(), ending.into());
+        // The machine's own process writes both: whoever started it may be gone by then.
+        for (label, path) in [("record", folder.join(RECORD)), ("outcome", logs.join(ENDING))] {
+            let file = File::create(&path).map_err(|e| failed(format!("creating {}", path.display()), &e))?;
+            files.insert(label.into(), file.into());
+        }
         let vnc_password = blueprint.vnc.as_ref().is_some_and(|v| v.password.is_some());
         Ok(Self { files, record: Record { pid: 0, vnc: address, vnc_password, console, control, transient: false } })
     }
@@ -279,7 +278,7 @@ fn fingerprint(path: &Path) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-fn launch(folders: &Folders, name: &str, domain: &Domain, files: &Descriptors) -> Result<u32, Failure> {
+fn launch(folders: &Folders, name: &str, domain: &Domain, opened: &Opened) -> Result<u32, Failure> {
     let trouble = |e: io::Error| failed("the machine's process can't be started", &e);
     let path = folders.logs(name).join("machine.log");
     let log = File::options().append(true).create(true).mode(0o600).open(&path).map_err(trouble)?;
@@ -292,7 +291,7 @@ fn launch(folders: &Folders, name: &str, domain: &Domain, files: &Descriptors) -
         .current_dir("/")
         .spawn()
         .map_err(trouble)?;
-    let answer = handover::send_order(&mut ours, &domain.to_string(), files)
+    let answer = handover::send_order(&mut ours, &domain.to_string(), &opened.record, &opened.files)
         .and_then(|()| handover::receive::<Answer>(&mut ours));
     match answer {
         Ok(answer) => {

@@ -56,6 +56,13 @@ impl Home {
         Told::from((words.join(" "), output))
     }
 
+    /// Names and states of all machines.
+    pub fn machines(&self) -> Vec<(String, String)> {
+        let list: Vec<serde_json::Value> = serde_json::from_str(&self.kiln(&["list", "--all", "--json"]).out).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        list.iter().map(|row| (text(&row["name"]), text(&row["state"]))).collect()
+    }
+
     /// Every file below the scratch folder, but for the two that a store has from its first change on.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
@@ -64,6 +71,17 @@ impl Home {
             found.remove(&self.store(skeleton));
         }
         found
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // A test that fails leaves no machine running.
+        let Ok(output) = self.command(&["list", "--json"]).output() else { return };
+        let list: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        for name in list.iter().filter_map(|row| row["name"].as_str()) {
+            let _ = self.command(&["destroy", name]).output();
+        }
     }
 }
 

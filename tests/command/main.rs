@@ -3,5 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
 
 mod bad_input;
+mod endings;
+mod guest;
 mod home;
+mod host;
 mod server;
+mod talk;

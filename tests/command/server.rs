@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
-/// What it says of a path: the bytes of the whole response; `None` is a 404.
-pub type Answer = dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync;
+/// What it says of a method and path: the bytes of the whole response; `None` is a 404.
+pub type Answer = dyn Fn(&str, &str) -> Option<Vec<u8>> + Send + Sync;
 
 /// A response with everything in order.
 pub fn fine(body: &[u8]) -> Vec<u8> {
@@ -22,8 +22,13 @@ pub fn redirect(to: &str) -> Vec<u8> {
     format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
-/// Serves until the test ends; gives the address.
+/// Serves until the test ends; gives the address. The answer depends on the path alone.
 pub fn serve(answer: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static) -> String {
+    serve_requests(move |_, path| answer(path))
+}
+
+/// As [`serve`], by method and path.
+pub fn serve_requests(answer: impl Fn(&str, &str) -> Option<Vec<u8>> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let answer: &'static Answer = Box::leak(Box::new(answer));
@@ -47,7 +52,7 @@ fn respond(stream: TcpStream, answer: &Answer) {
     let mut words = first.split(' ');
     let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let missing = || b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec();
-    let mut bytes = answer(path).unwrap_or_else(missing);
+    let mut bytes = answer(method, path).unwrap_or_else(missing);
     if method == "HEAD" {
         let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").map_or(bytes.len(), |at| at + 4);
         bytes.truncate(end);
