@@ -106,7 +106,7 @@ fn a_machine_by_all_its_verbs() {
     let told = home.kiln(&install(&["--name", "other", "--boot", &boot, "--disk", &other, "--noautoconsole"])).ends(4);
     told.says(&["the disk", "data.img can't be used", "> stop the machine"]);
 
-    let mut console = Talk::on_terminal(&home.command(&["console", "web"]));
+    let console = Talk::on_terminal(&home.command(&["console", "web"]));
     console.sees("GUEST READY");
     home.kiln(&["reset", "web"]).ends(0).says(&["Domain 'web' was reset"]);
     console.sees("GUEST READY");

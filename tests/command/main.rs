@@ -9,5 +9,6 @@ mod guest;
 mod home;
 mod host;
 mod lives;
+mod seed;
 mod server;
 mod talk;
