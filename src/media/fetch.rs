@@ -35,6 +35,10 @@ fn refusal(error: &reqwest::Error, url: &str) -> Failure {
         failure.advise("The server sends in circles. Name the folder that it should lead to.")
     } else if error.is_timeout() {
         failure.advise(format!("No answer within {} s: is the address right, is a proxy needed?", PATIENCE.as_secs()))
+    } else if error.is_connect() && url.starts_with("https:") {
+        failure
+            .advise("Is the address right? A proxy is taken from http_proxy and https_proxy.")
+            .advise("Does the system know certificate authorities (package ca-certificates)?")
     } else if error.is_connect() {
         failure.advise("Is the address right? A proxy is taken from http_proxy and https_proxy.")
     } else {
@@ -50,12 +54,15 @@ impl Fetcher {
     pub fn new() -> Result<Self, Failure> {
         // A second call finds it installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(PATIENCE)
-            .timeout(None)
-            .redirect(Policy::limited(REDIRECTS))
-            .build();
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(PATIENCE)
+                .timeout(None)
+                .redirect(Policy::limited(REDIRECTS))
+        };
+        // A system without any certificate authority (the package ca-certificates) still has http.
+        let client = builder().build().or_else(|_| builder().tls_certs_only([]).build());
         client.map(Self).map_err(|e| Failure::new(Status::Failed, "downloads can't be set up").because(&e))
     }
 

@@ -20,6 +20,7 @@ pub mod region;
 mod screen;
 mod server;
 mod stream;
+pub mod viewer;
 mod want;
 
 pub use auth::{Password, PasswordLength};
