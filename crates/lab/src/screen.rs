@@ -6,6 +6,9 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 
+/// Stands in the second cell of a wide character.
+pub const SECOND_HALF: char = '\0';
+
 /// Width of a cell in pixels.
 const CELL_WIDTH: usize = 8;
 
@@ -76,7 +79,7 @@ impl Font {
 /// What stands in the cells of a picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grid {
-    /// Rows of cells; `None` where no glyph fits. The second half of a wide character is a blank.
+    /// Rows of cells; `None` where no glyph fits. The second half of a wide character is [`SECOND_HALF`].
     pub rows: Vec<Vec<Option<char>>>,
 }
 
@@ -90,7 +93,8 @@ impl Grid {
     /// The text, a line per row, unread cells as U+FFFD.
     pub fn text(&self) -> String {
         let line = |row: &Vec<Option<char>>| -> String {
-            let text: String = row.iter().map(|cell| cell.unwrap_or('\u{fffd}')).collect();
+            let cells = row.iter().filter(|cell| **cell != Some(SECOND_HALF));
+            let text: String = cells.map(|cell| cell.unwrap_or('\u{fffd}')).collect();
             text.trim_end().to_owned()
         };
         self.rows.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -98,7 +102,8 @@ impl Grid {
 
     /// Cells that are not blank, and how many of them were read.
     pub fn score(&self) -> (usize, usize) {
-        let cells = self.rows.iter().flatten().filter(|cell| **cell != Some(' '));
+        let shown = |cell: &&Option<char>| !matches!(**cell, Some(' ' | SECOND_HALF));
+        let cells = self.rows.iter().flatten().filter(shown);
         cells.fold((0, 0), |(all, read), cell| (all + 1, read + usize::from(cell.is_some())))
     }
 }
@@ -113,7 +118,7 @@ fn row(band: &[u32], width: usize, font: &Font) -> Vec<Option<char>> {
             && cells.len() + 1 < columns
             && let Some(wide) = cell(band, width, x, 2 * CELL_WIDTH, font)
         {
-            cells.extend([Some(wide), Some(' ')]);
+            cells.extend([Some(wide), Some(SECOND_HALF)]);
             continue;
         }
         cells.push(narrow);
@@ -167,7 +172,9 @@ mod tests {
     #[test]
     fn wide_characters_take_two_cells() {
         let pixels = draw(&["#..............#", "################"]);
-        assert_eq!(Grid::read(&pixels, 16, &font()).rows, [[Some('中'), Some(' ')]]);
+        let grid = Grid::read(&pixels, 16, &font());
+        assert_eq!(grid.rows, [[Some('中'), Some(SECOND_HALF)]]);
+        assert_eq!((grid.text().as_str(), grid.score()), ("中", (1, 1)));
     }
 
     #[test]
