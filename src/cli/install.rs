@@ -330,7 +330,7 @@ const CENTURY_MINUTES: f64 = 100.0 * 365.0 * 24.0 * 60.0;
 fn wait(minutes: Option<f64>, noautoconsole: bool) -> Result<Option<Duration>, Failure> {
     match minutes {
         Some(n) if n.is_nan() => Err(Failure::new(Status::Usage, "--wait NaN: a number of minutes is expected")),
-        Some(n) if n < 0.0 || n > CENTURY_MINUTES => Ok(None),
+        Some(n) if !(0.0..=CENTURY_MINUTES).contains(&n) => Ok(None),
         Some(n) => Ok(Some(Duration::from_secs_f64(n * 60.0))),
         None if noautoconsole => Ok(Some(Duration::ZERO)),
         None => Ok(None),

@@ -20,7 +20,7 @@ use super::handover::{self, Answer, Descriptors};
 use crate::failure::{Failure, Status};
 use crate::host::TrialResult;
 use crate::machine::folders::{self, Folders};
-use crate::machine::{lock, store};
+use crate::machine::lock;
 
 /// First VNC port, and how many are tried.
 const VNC_PORTS: std::ops::Range<u16> = 5900..6900;

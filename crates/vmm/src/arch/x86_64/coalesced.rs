@@ -55,7 +55,7 @@ impl CoalescedPorts {
     }
 
     /// The oldest write that is kept.
-    pub fn next(&mut self) -> Option<Kept> {
+    pub fn take(&mut self) -> Option<Kept> {
         let kept = self.ring.coalesced_mmio_read().ok()??;
         Some(Kept { port: kept.phys_addr, data: kept.data, len: (kept.len as usize).min(kept.data.len()) })
     }
