@@ -35,6 +35,10 @@ fn refusal(error: &reqwest::Error, url: &str) -> Failure {
         failure.advise("The server sends in circles. Name the folder that it should lead to.")
     } else if error.is_timeout() {
         failure.advise(format!("No answer within {} s: is the address right, is a proxy needed?", PATIENCE.as_secs()))
+    } else if error.is_connect() && url.starts_with("https:") {
+        failure
+            .advise("Is the address right? A proxy is taken from http_proxy and https_proxy.")
+            .advise("Does the system know certificate authorities (package ca-certificates)?")
     } else if error.is_connect() {
         failure.advise("Is the address right? A proxy is taken from http_proxy and https_proxy.")
     } else {

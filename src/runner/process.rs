@@ -210,6 +210,18 @@ impl Subject for State {
         if self.status.load(Ordering::Acquire) == PAUSED { "paused" } else { "running" }
     }
 
+    fn pause(&self) {
+        if self.status.swap(PAUSED, Ordering::AcqRel) == RUNNING {
+            self.machine.pause();
+        }
+    }
+
+    fn resume(&self) {
+        if self.status.swap(RUNNING, Ordering::AcqRel) == PAUSED {
+            self.machine.resume();
+        }
+    }
+
     fn press_power_button(&self) {
         self.machine.press_power_button();
     }

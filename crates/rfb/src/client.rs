@@ -35,6 +35,12 @@ impl Mailbox {
         self.change(|want| want.closed = true);
     }
 
+    /// The update that is due now, if there is one.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn due(&self) -> Option<Update> {
+        self.want.lock().next()
+    }
+
     /// Waits for the next update; `None` when the client is gone.
     fn next(&self) -> Option<Update> {
         let mut want = self.want.lock();
@@ -66,23 +72,32 @@ pub(crate) fn read(
         match ClientMessage::read(&mut from) {
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
-            Ok(Some(message)) => match message {
-                ClientMessage::SetPixelFormat(format) => mailbox.change(|want| want.set_format(format)),
-                ClientMessage::SetEncodings(all) => mailbox.change(|want| want.set_encodings(all, leds())),
-                ClientMessage::UpdateRequest { incremental, area } => {
-                    mailbox.change(|want| want.request(incremental, area));
-                }
-                other => held.pass_on(other, input),
-            },
+            Ok(Some(message)) => follow(message, mailbox, &mut held, input, &leds),
         }
     };
     held.release(input);
     outcome
 }
 
+/// Does what a message asks for.
+pub(crate) fn follow(
+    message: ClientMessage,
+    mailbox: &Mailbox,
+    held: &mut Held,
+    input: &dyn Input,
+    leds: impl Fn() -> Option<u8>,
+) {
+    match message {
+        ClientMessage::SetPixelFormat(format) => mailbox.change(|want| want.set_format(format)),
+        ClientMessage::SetEncodings(all) => mailbox.change(|want| want.set_encodings(all, leds())),
+        ClientMessage::UpdateRequest { incremental, area } => mailbox.change(|want| want.request(incremental, area)),
+        other => held.pass_on(other, input),
+    }
+}
+
 /// What a client holds down; released when it goes, or the guest would see it held for ever.
 #[derive(Default)]
-struct Held {
+pub(crate) struct Held {
     keysyms: BTreeSet<u32>,
     scancodes: BTreeSet<u32>,
     pointer: Option<(u16, u16, u8)>,
@@ -109,7 +124,8 @@ impl Held {
         }
     }
 
-    fn release(self, input: &dyn Input) {
+    /// Lets go of everything.
+    pub(crate) fn release(self, input: &dyn Input) {
         self.keysyms.into_iter().for_each(|key| input.key(key, false));
         self.scancodes.into_iter().for_each(|key| input.scancode(key, false));
         if let Some((x, y, buttons)) = self.pointer
@@ -142,20 +158,25 @@ pub(crate) fn write(mut stream: impl Stream, mailbox: &Mailbox, screen: &Screen)
     let mut message = Vec::new();
     while let Some(update) = mailbox.next() {
         message.clear();
-        let mut encoder = Encoder::choose(&update.encodings, &mut zrle);
         {
             // Released before anything is written: a client that doesn't read holds up nobody.
             let copy = screen.copy.read();
-            encode(&update, &copy.pixels, copy.size, &mut encoder, &mut message);
-        }
-        if let Encoder::Zrle(kept) = encoder {
-            zrle = Some(kept);
+            compose(&update, &copy.pixels, copy.size, &mut zrle, &mut message);
         }
         stream.write_all(&message)?;
         stream.flush()?;
         message.shrink_to(1 << 16);
     }
     Ok(())
+}
+
+/// Appends the message of an update. `zrle` is the client's compressor, once it has one.
+pub(crate) fn compose(update: &Update, pixels: &[u32], size: Size, zrle: &mut Option<Box<Zrle>>, to: &mut Vec<u8>) {
+    let mut encoder = Encoder::choose(&update.encodings, zrle);
+    encode(update, pixels, size, &mut encoder, to);
+    if let Encoder::Zrle(kept) = encoder {
+        *zrle = Some(kept);
+    }
 }
 
 fn encode(update: &Update, pixels: &[u32], size: Size, encoder: &mut Encoder, to: &mut Vec<u8>) {

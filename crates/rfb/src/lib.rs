@@ -13,6 +13,8 @@ pub mod auth;
 mod bits;
 mod client;
 pub mod encoding;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 pub mod handshake;
 pub mod message;
 pub mod pixel;
@@ -20,6 +22,7 @@ pub mod region;
 mod screen;
 mod server;
 mod stream;
+pub mod viewer;
 mod want;
 
 pub use auth::{Password, PasswordLength};

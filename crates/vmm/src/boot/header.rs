@@ -90,25 +90,9 @@ pub(super) fn put(into: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::super::samples::minimal;
     use super::*;
-
-    /// The smallest file that passes for a 64-bit kernel.
-    pub fn minimal() -> Vec<u8> {
-        let mut file = vec![0u8; 5 * 512 + 0x1000];
-        put(&mut file, SETUP_SECTS, &[4]);
-        put(&mut file, BOOT_FLAG, &BOOT_MAGIC.to_le_bytes());
-        put(&mut file, HEADER_LEN, &[0x6a]);
-        put(&mut file, HEADER, &HEADER_MAGIC.to_le_bytes());
-        put(&mut file, VERSION, &0x20fu16.to_le_bytes());
-        put(&mut file, XLOADFLAGS, &XLF_KERNEL_64.to_le_bytes());
-        put(&mut file, CMDLINE_SIZE, &2047u32.to_le_bytes());
-        put(&mut file, PREF_ADDRESS, &0x100_0000u64.to_le_bytes());
-        put(&mut file, INIT_SIZE, &0x20_0000u32.to_le_bytes());
-        put(&mut file, INITRD_ADDR_MAX, &0x7fff_ffffu32.to_le_bytes());
-        put(&mut file, 5 * 512, b"KERNEL");
-        file
-    }
 
     fn parse(file: &[u8]) -> Result<Header, BootError> {
         Header::parse(&file[..PEEK.min(file.len())], file.len() as u64)

@@ -5,10 +5,14 @@
 
 mod bits;
 mod elf;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 pub mod header;
 mod linux64;
 pub mod memory_map;
 mod pvh;
+#[cfg(any(test, feature = "testing"))]
+mod samples;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -1,16 +1,21 @@
 //! What an exit from the guest means.
 
+use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
-use kvm_ioctls::{VcpuExit, VcpuFd};
-use parking_lot::Mutex;
+use kvm_ioctls::VcpuExit;
 
 use super::Board;
+use super::config_ring::ConfigRing;
+use crate::arch::x86_64::coalesced::CoalescedPorts;
+use crate::arch::x86_64::port_exit::{self, Access};
 use crate::arch::x86_64::vcpu::Vcpu;
-use crate::arch::x86_64::{KvmError, port_exit};
 use crate::bus::Bus;
 use crate::pci::bits::CONFIG_ADDRESS_PORT;
+
+/// What a scan of configuration space does again and again.
+const CONFIG_ADDRESS: Access = Access { port: CONFIG_ADDRESS_PORT as u16, width: 4, write: true };
 
 /// What follows an exit.
 pub(super) enum Verdict {
@@ -28,39 +33,32 @@ pub(super) enum Verdict {
 pub(super) struct Exits {
     ports: Arc<Bus>,
     memory: Arc<Bus>,
-    /// Where KVM keeps the writes to CONFIG_ADDRESS that it doesn't leave the guest for. All processors share one ring.
-    delayed: Option<Mutex<VcpuFd>>,
+    config_ring: Option<ConfigRing>,
     run_len: usize,
 }
 
 impl Exits {
-    pub fn new(board: &Board, first: Option<&Vcpu>) -> Result<Self, KvmError> {
-        let delayed = match first {
-            Some(vcpu) if board.vm.coalesce_port(CONFIG_ADDRESS_PORT as u16) => {
-                let mut handle = board.vm.second_handle(&vcpu.fd)?;
-                handle.map_coalesced_mmio_ring().ok().map(|()| Mutex::new(handle))
-            }
-            _ => None,
-        };
+    pub fn new(board: &Board, first: Option<&Vcpu>) -> io::Result<Self> {
+        let kept = first.and_then(|vcpu| CoalescedPorts::new(&board.vm, vcpu, CONFIG_ADDRESS_PORT));
+        let config_ring = kept.map(|kept| ConfigRing::new(kept, board.ports.clone())).transpose()?;
         let run_len = board.vm.fd().run_size();
-        Ok(Self { ports: board.ports.clone(), memory: board.memory.clone(), delayed, run_len })
+        Ok(Self { ports: board.ports.clone(), memory: board.memory.clone(), config_ring, run_len })
     }
 
     /// Answers a port access.
     pub fn port(&self, vcpu: &mut Vcpu) {
-        port_exit::serve(vcpu.fd.get_kvm_run(), self.run_len, &self.ports);
+        let access = port_exit::serve(vcpu.fd.get_kvm_run(), self.run_len, &self.ports);
+        if let Some(ring) = &self.config_ring
+            && access == Some(CONFIG_ADDRESS)
+        {
+            ring.missed();
+        }
     }
 
-    /// Does the delayed writes. They come before whatever a processor left the guest for.
-    ///
-    /// The ring takes writes of one byte to 0xcf9 as well, inside CONFIG_ADDRESS: a reset that a guest asks for there
-    /// happens at its next exit, not earlier.
+    /// Does the writes for which no processor has left the guest.
     pub fn catch_up(&self) {
-        let Some(delayed) = &self.delayed else { return };
-        let mut ring = delayed.lock();
-        while let Ok(Some(write)) = ring.coalesced_mmio_read() {
-            let len = (write.len as usize).min(write.data.len());
-            self.ports.write(write.phys_addr, write.data.get(..len).unwrap_or_default());
+        if let Some(ring) = &self.config_ring {
+            ring.catch_up();
         }
     }
 

@@ -9,6 +9,7 @@
 //! What a device is and does is elsewhere; here they are put together.
 
 mod board;
+mod config_ring;
 mod crew;
 mod event;
 mod exits;

@@ -7,4 +7,5 @@ mod devices;
 mod disks;
 mod ends;
 mod lives;
+mod silent;
 mod story;

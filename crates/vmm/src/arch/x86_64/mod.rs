@@ -2,6 +2,7 @@
 //!
 //! What a PC has around its processors (chipset, devices, tables) is not here.
 
+pub mod coalesced;
 pub mod cpuid;
 mod doorbells;
 pub mod irqchip;

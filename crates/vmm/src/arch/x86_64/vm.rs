@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use kvm_bindings::{kvm_clock_data, kvm_pit_config, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::memory::layout::{IDENTITY_MAP, TSS};
 use crate::memory::slots::{Slot, SlotTable};
@@ -76,13 +76,6 @@ impl Vm {
     /// How many memory slots it has.
     pub fn slot_limit(&self) -> u32 {
         u32::try_from(self.kvm.get_nr_memslots()).unwrap_or(u32::MAX).min(u32::from(u16::MAX))
-    }
-
-    /// Collects 4-byte writes to `port` in a ring instead of leaving to the monitor each time. Says whether the
-    /// kernel can.
-    pub fn coalesce_port(&self, port: u16) -> bool {
-        self.fd.check_extension(Cap::CoalescedPio)
-            && self.fd.register_coalesced_mmio(IoEventAddress::Pio(u64::from(port)), 4).is_ok()
     }
 
     /// Another handle on a processor, with its own mapping of what the kernel shares.

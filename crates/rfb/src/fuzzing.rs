@@ -1,0 +1,195 @@
+//! Body of the fuzz target of the handshake and of clients' messages: any bytes are a client.
+
+#![allow(clippy::unwrap_used, reason = "failing is how a finding shows")]
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+
+use parking_lot::Mutex;
+
+use crate::client::{self, Held, Mailbox};
+use crate::handshake::{self, Door};
+use crate::message::ClientMessage;
+use crate::region::Size;
+use crate::{Input, Password, bits};
+
+/// The screen that clients see; smaller than what they may ask for.
+const SIZE: Size = Size { w: 100, h: 70 };
+/// Full pictures that one input may ask for: what comes after repeats.
+const MOST_UPDATES: usize = 64;
+
+/// A client that says some bytes, in pieces, and hears whatever comes.
+struct Wire<'a> {
+    says: &'a [u8],
+    piece: usize,
+}
+
+impl Read for Wire<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let len = to.len().min(self.piece);
+        self.says.read(to.get_mut(..len).unwrap_or_default())
+    }
+}
+
+impl Write for Wire<'_> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        Ok(from.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is held down in the guest.
+#[derive(Default)]
+struct Fingers(Mutex<(BTreeSet<(bool, u32)>, u8)>);
+
+impl Fingers {
+    fn set(&self, key: (bool, u32), down: bool) {
+        let held = &mut self.0.lock().0;
+        let _ = if down { held.insert(key) } else { held.remove(&key) };
+        assert!(held.len() <= 128, "a client holds {} keys", held.len());
+    }
+}
+
+impl Input for Fingers {
+    fn key(&self, keysym: u32, down: bool) {
+        self.set((false, keysym), down);
+    }
+    fn scancode(&self, scancode: u32, down: bool) {
+        self.set((true, scancode), down);
+    }
+    fn pointer(&self, _: u16, _: u16, buttons: u8) {
+        self.0.lock().1 = buttons;
+    }
+}
+
+// Each update's count of rectangles is right as far as Raw lets one see, which has no length of its own.
+fn check(message: &[u8], update_rects: usize, bytes_per_pixel: usize) {
+    assert_eq!(message.get(..2).unwrap(), [bits::server::FRAMEBUFFER_UPDATE, 0]);
+    let count = u16::from_be_bytes(message.get(2..4).unwrap().try_into().unwrap());
+    assert!(usize::from(count) <= update_rects);
+    // No encoding is longer than Raw by more than its headers, palettes included.
+    let most = 2 * SIZE.area() * bytes_per_pixel + 1100 * usize::from(count) + 1024;
+    assert!(message.len() <= most, "{} bytes for {count} rectangles", message.len());
+}
+
+/// Serves the client that `bytes` are, from its first byte on: the first says which door it meets and how its bytes
+/// are split.
+pub fn fuzz_client(bytes: &[u8]) {
+    let Some((first, says)) = bytes.split_first() else { return };
+    let password = (first & 1 != 0).then(|| Password::new("secret").unwrap());
+    let mut wire = Wire { says, piece: 1 + usize::from(first >> 2) };
+    // Most inputs begin behind the door, or none would get far.
+    if first & 2 == 0 {
+        let door = Door { password, ..Door::default() };
+        if handshake::negotiate(&mut wire, &door, "fuzz").is_err() {
+            return;
+        }
+    }
+    serve(&mut wire);
+}
+
+fn serve(wire: &mut Wire<'_>) {
+    let pixels: Vec<u32> = (0..SIZE.area() as u32).map(|n| n.wrapping_mul(0x9e37_79b9) >> (n / 512)).collect();
+    let (mailbox, fingers) = (Mailbox::new(SIZE), Fingers::default());
+    let (mut held, mut zrle, mut updates) = (Held::default(), None, 0);
+    handshake::server_init(wire, SIZE, "fuzz").unwrap();
+    while let Ok(Some(message)) = ClientMessage::read(wire) {
+        client::follow(message, &mailbox, &mut held, &fingers, || Some(5));
+        while updates < MOST_UPDATES
+            && let Some(update) = mailbox.due()
+        {
+            updates += 1;
+            let mut message = Vec::new();
+            client::compose(&update, &pixels, SIZE, &mut zrle, &mut message);
+            check(&message, update.rects(), usize::from(update.format.bits_per_pixel / 8));
+        }
+    }
+    held.release(&fingers);
+    let (keys, buttons) = &*fingers.0.lock();
+    assert!(keys.is_empty() && *buttons == 0, "a client that went holds {keys:x?}, buttons {buttons}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // xorshift64*: the same bytes for the same seed.
+    fn noise(seed: u64, len: usize) -> Vec<u8> {
+        let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let step = |_| {
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+        };
+        (0..len).map(step).collect()
+    }
+
+    // Messages with noise in their fields; now and then one that can't be followed.
+    fn client(seed: u64) -> Vec<u8> {
+        let noise = noise(seed, 512);
+        let mut bytes = vec![noise[0]];
+        if noise[0] & 2 == 0 {
+            bytes.extend_from_slice(b"RFB 003.008\n\x01\x01");
+        }
+        for piece in noise[1..].chunks_exact(21) {
+            let at = bytes.len();
+            let (kind, len) =
+                [(0, 20), (2, 16), (3, 10), (4, 8), (5, 6), (255, 12), (piece[1], 2)][usize::from(piece[0] % 7)];
+            bytes.push(kind);
+            bytes.extend_from_slice(&piece[1..len]);
+            match (kind, len) {
+                // Mostly a format that is offered.
+                (0, 20) if piece[20] > 16 => bytes[at + 4..].copy_from_slice(&[
+                    32,
+                    24,
+                    piece[5] & 1,
+                    1,
+                    0,
+                    255,
+                    0,
+                    255,
+                    0,
+                    255,
+                    16,
+                    8,
+                    0,
+                    0,
+                    0,
+                    0,
+                ]),
+                (2, 16) => bytes[at + 1..].copy_from_slice(&[
+                    0,
+                    0,
+                    3,
+                    0,
+                    0,
+                    0,
+                    piece[6] & 16,
+                    255,
+                    255,
+                    255,
+                    17,
+                    255,
+                    255,
+                    254,
+                    254,
+                ]),
+                (3, 10) => bytes[at + 2..].iter_mut().step_by(2).for_each(|high| *high = 0),
+                (255, 12) => bytes[at + 1] = 0,
+                _ => {}
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_client_that_says_anything_finds_nothing() {
+        for seed in 0..3000 {
+            fuzz_client(&client(seed));
+            fuzz_client(&noise(seed, (seed % 700) as usize));
+        }
+    }
+}
