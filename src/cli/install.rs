@@ -13,10 +13,17 @@ use crate::install::{self, Afterwards, DiskWish, Source, Watch, Wishes};
 use crate::plan;
 use crate::runner::blueprint::Vnc;
 
-/// Create a machine and start its installer, or its first boot
+const EXAMPLES: &str = "\
+Examples:
+  kiln install --name web --memory 2G --disk size=20 --network none --location URL-OF-A-DEBIAN-TREE
+  kiln install --name own --memory 512 --disk none --network none --graphics none --import \\
+      --boot kernel=vmlinuz,initrd=initrd.img,kernel_args=console=ttyS0";
+
+/// Create a machine and boot its installer or its kernel
 ///
 /// The options are virt-install's. What kiln can't do yet is refused by name.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct Install {
     /// Name of the machine
     #[arg(short, long, value_name = "NAME")]

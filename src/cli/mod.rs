@@ -20,11 +20,18 @@ use crate::runner::{self, start::RUN_MACHINE};
 
 /// Creates virtual machines with one command and runs them on its own KVM monitor.
 #[derive(Debug, Parser)]
-#[command(name = "kiln", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "kiln", version, max_term_width = 100, disable_help_subcommand = true, after_help = FIRST_STEPS)]
 struct Words {
     #[command(subcommand)]
     verb: Verb,
 }
+
+const FIRST_STEPS: &str = "\
+First steps:
+  kiln doctor                    can this host run machines?
+  kiln install --help            how to make one
+  kiln list --all                those there are
+  kiln VERB --help               a verb's options";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
