@@ -86,7 +86,7 @@ impl ConfigRing {
 impl Shared {
     // The lock is held, so that writes are done in their order whoever does them.
     fn empty(&self, state: &mut State) {
-        while let Some(write) = state.kept.next() {
+        while let Some(write) = state.kept.take() {
             state.used = true;
             self.ports.write(write.port, write.data());
         }
