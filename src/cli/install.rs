@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::suboptions::Suboptions;
-use super::{print, size};
+use super::{print, size, suggest};
 use crate::failure::{Failure, Status};
 use crate::install::{self, Afterwards, DiskWish, Source, Watch, Wishes};
 use crate::plan;
@@ -57,9 +57,9 @@ pub(super) struct Install {
     /// Don't wait for the installer's end, and show nothing
     #[arg(long)]
     noautoconsole: bool,
-    /// Wait at most so many minutes; without a number, or with -1, for ever
+    /// Wait at most so many minutes (0.5 is 30 s); without a number, or with -1, for ever
     #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "-1", allow_hyphen_values = true)]
-    wait: Option<i64>,
+    wait: Option<f64>,
     /// Don't start the machine again after the installation
     #[arg(long)]
     noreboot: bool,
@@ -98,14 +98,15 @@ impl Install {
         let (vcpus, topology) = vcpus(self.vcpus.as_deref())?;
         for network in &self.network {
             if network != "none" {
-                return Err(Failure::new(Status::Usage, format!("not yet: --network {network}"))
+                let failure = Failure::new(Status::Usage, format!("not yet: --network {network}"))
                     .why("kiln has no network for its machines so far")
-                    .advise("Say --network none."));
+                    .advise("Say --network none.");
+                return Err(suggest(failure, network, &["none"]));
             }
         }
         let vnc = graphics(&self.graphics, self.template == "small")?;
         let watch = watch(self.autoconsole.as_deref(), self.noautoconsole, vnc.is_none())?;
-        let wait = wait(self.wait, self.noautoconsole);
+        let wait = wait(self.wait, self.noautoconsole)?;
         Ok(Wishes {
             name: self.name,
             template: self.template,
@@ -276,11 +277,10 @@ fn vnc(text: &str) -> Result<Vnc, Failure> {
         Some("vnc") => {}
         Some("none") => return Err(Failure::new(Status::Usage, format!("--graphics {text}: none has no sub-options"))),
         other => {
-            return Err(Failure::new(
-                Status::Usage,
-                format!("--graphics {}: kiln shows machines by VNC", other.unwrap_or("")),
-            )
-            .advise("Use --graphics vnc, or --graphics none."));
+            let given = other.unwrap_or("");
+            let failure = Failure::new(Status::Usage, format!("--graphics {given}: kiln shows machines by VNC"));
+            let failure = suggest(failure, given, &["vnc", "none"]);
+            return Err(failure.advise("Use --graphics vnc, or --graphics none."));
         }
     }
     let port = match options.take_number::<i32>("port")? {
@@ -315,18 +315,24 @@ fn watch(autoconsole: Option<&str>, none: bool, no_screen: bool) -> Result<Watch
         }
         Some("text") => Ok(Watch::Text),
         Some("none") => Ok(Watch::Nothing),
-        Some(other) => Err(Failure::new(Status::Usage, format!("--autoconsole {other}: text or none is expected"))
-            .advise("kiln view NAME shows the screen in a viewer.")),
+        Some(other) => {
+            let failure = Failure::new(Status::Usage, format!("--autoconsole {other}: text or none is expected"));
+            Err(suggest(failure, other, &["text", "none"]).advise("kiln view NAME shows the screen in a viewer."))
+        }
         None if none || !no_screen => Ok(Watch::Nothing),
         None => Ok(Watch::Text),
     }
 }
 
-fn wait(minutes: Option<i64>, noautoconsole: bool) -> Option<Duration> {
+// Longer than this is for ever: a number of minutes may be as large as it likes.
+const CENTURY_MINUTES: f64 = 100.0 * 365.0 * 24.0 * 60.0;
+
+fn wait(minutes: Option<f64>, noautoconsole: bool) -> Result<Option<Duration>, Failure> {
     match minutes {
-        Some(n) if n < 0 => None,
-        Some(n) => Some(Duration::from_secs(n.unsigned_abs() * 60)),
-        None if noautoconsole => Some(Duration::ZERO),
-        None => None,
+        Some(n) if n.is_nan() => Err(Failure::new(Status::Usage, "--wait NaN: a number of minutes is expected")),
+        Some(n) if !(0.0..=CENTURY_MINUTES).contains(&n) => Ok(None),
+        Some(n) => Ok(Some(Duration::from_secs_f64(n * 60.0))),
+        None if noautoconsole => Ok(Some(Duration::ZERO)),
+        None => Ok(None),
     }
 }

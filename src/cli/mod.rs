@@ -128,6 +128,14 @@ fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a &'a str>) -> Option<&
     known.map(|k| (crate::machine::store::distance(k, word), *k)).filter(|(d, _)| *d <= 2).min().map(|(_, k)| k)
 }
 
+/// What to say of a word that is none of the known ones.
+fn suggest(failure: Failure, word: &str, known: &[&str]) -> Failure {
+    match nearest(word, known.iter()) {
+        Some(near) => failure.advise(format!("Did you mean {near}?")),
+        None => failure,
+    }
+}
+
 /// Writes data to standard output. A reader that went away is no failure of ours.
 fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {

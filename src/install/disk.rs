@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::DiskWish;
 use super::undo::Undo;
@@ -28,6 +28,12 @@ pub(super) fn plan(store: &Store, machine: &str, wish: &DiskWish) -> Result<Disk
         // What exists is used as it is, whatever size was asked for.
         Ok(about) => Ok(disk(about.file_type().is_block_device(), None)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => match wish.size {
+            Some(_) if folder_is_missing(store, &path) => {
+                let folder = path.parent().unwrap_or(&path).display();
+                Err(Failure::new(Status::NotFound, format!("the disk {} can't be made", path.display()))
+                    .why(format!("there is no folder {folder}"))
+                    .advise(format!("Make it first: mkdir -p {folder}")))
+            }
             Some(size) => Ok(disk(false, Some(size))),
             None => Err(Failure::new(Status::NotFound, format!("the disk {} is not there", path.display()))
                 .advise(format!("To make it: --disk path={},size=GIB", path.display()))),
@@ -36,6 +42,11 @@ pub(super) fn plan(store: &Store, machine: &str, wish: &DiskWish) -> Result<Disk
             Err(Failure::new(Status::Failed, format!("the disk {} can't be looked at", path.display())).because(&e))
         }
     }
+}
+
+// The store's own folder comes with its first disk.
+fn folder_is_missing(store: &Store, path: &Path) -> bool {
+    path.parent().is_some_and(|folder| !folder.is_dir() && folder != store.folders().images())
 }
 
 // As virt-install: NAME.img, then NAME-1.img and on. One that lies there may hold somebody's data.
@@ -47,21 +58,24 @@ fn free_name(store: &Store, machine: &str) -> PathBuf {
 }
 
 /// Makes a disk that is to be made.
-pub(super) fn make(disk: &Disk, undo: &Undo) -> Result<(), Failure> {
+pub(super) fn make(store: &Store, disk: &Disk, undo: &Undo) -> Result<(), Failure> {
     let Some(size) = disk.make else { return Ok(()) };
-    if let Some(folder) = disk.path.parent() {
-        store::make_folder(folder)?;
+    let images = store.folders().images();
+    if disk.path.parent() == Some(&images) {
+        store::make_folder(&images)?;
     }
-    kiln_image::raw::create(&disk.path, size).map_err(|e| {
-        let failure = Failure::new(Status::Failed, format!("the disk {} can't be made", disk.path.display()));
-        let failure = failure.because(&e);
-        match e.hint() {
-            Some(hint) => failure.advise(hint),
-            None => failure,
-        }
+    undo.step(|| {
+        kiln_image::raw::create(&disk.path, size).map_err(|e| {
+            let failure = Failure::new(Status::Failed, format!("the disk {} can't be made", disk.path.display()));
+            let failure = failure.because(&e);
+            match e.hint() {
+                Some(hint) => failure.advise(hint),
+                None => failure,
+            }
+        })?;
+        let path = disk.path.clone();
+        Ok(((), Box::new(move || drop(fs::remove_file(path)))))
     })?;
-    let path = disk.path.clone();
-    undo.add(move || drop(fs::remove_file(path)));
     eprintln!("{:<8}{} GiB (sparse) {}", "disk", size as f64 / f64::from(1 << 30), disk.path.display());
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(super) fn follow(
             Watch::Nothing => running.wait(wishes.afterwards.wait),
         };
         if !ended {
-            let minutes = wishes.afterwards.wait.map_or(0, |w| w.as_secs() / 60);
+            let minutes = wishes.afterwards.wait.map_or(0.0, |w| w.as_secs_f64() / 60.0);
             say_detached(name);
             return Err(Failure::new(Status::Timeout, format!("{name:?} has not ended after {minutes} min")));
         }
@@ -106,6 +106,11 @@ fn end(wishes: &Wishes, store: &Store) -> Result<ExitCode, Failure> {
                 .advise(format!("Its log: {}", log.display())))
         }
     }
+}
+
+/// What an interrupt leaves before the guest runs.
+pub(super) fn say_undone() {
+    let _ = writeln!(std::io::stderr(), "\nkiln: interrupted before the guest ran; nothing is left of it");
 }
 
 /// What an interrupt or the end of a wait leaves.

@@ -9,18 +9,20 @@ mod tree;
 mod undo;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_domain::Domain;
+use parking_lot::Mutex;
 
 use crate::failure::{Failure, Status};
 use crate::machine::{Store, lock, name, store};
 use crate::plan::{self, Boot, Plan, Step};
 use crate::runner::blueprint::{Blueprint, Vnc};
 use crate::runner::start;
-use undo::Undo;
+use undo::{Action, Undo};
 
 /// A disk as it was asked for.
 #[derive(Debug, Clone)]
@@ -126,6 +128,11 @@ impl Wishes {
         })
     }
 
+    /// Whether the installer is to be fetched.
+    fn fetches(&self) -> bool {
+        matches!(&self.source, Source::Tree { location, .. } if tree::is_on_server(location))
+    }
+
     /// The installer's command line. A machine without a screen needs its kernel to talk on the serial port.
     fn installer_cmdline(&self, extra: &str) -> (String, bool) {
         let adds = self.vnc.is_none() && !extra.contains("console=");
@@ -166,9 +173,20 @@ pub fn xml(wishes: &Wishes, which: &str) -> Result<String, Failure> {
 pub fn check(wishes: &Wishes) -> Result<(), Failure> {
     let store = Store::here()?;
     let plan = prepared(wishes, &store)?;
+    rehearse(wishes, &plan)
+}
+
+// Before anything is fetched or made.
+fn rehearse(wishes: &Wishes, plan: &Plan) -> Result<(), Failure> {
     let mut document = plan.document(Step::Install)?;
     addresses(&mut document)?;
-    Blueprint::read(&document).map(drop)
+    let blueprint = Blueprint::read(&document)?;
+    let comes_later = |path: &Path| {
+        let fetched =
+            plan.install.as_ref().is_some_and(|boot| boot.kernel == path || boot.initrd.as_deref() == Some(path));
+        fetched && wishes.fetches() || plan.disks.iter().any(|disk| disk.make.is_some() && disk.path == path)
+    };
+    start::rehearse(&blueprint, |path| !comes_later(path))
 }
 
 fn prepared(wishes: &Wishes, store: &Store) -> Result<Plan, Failure> {
@@ -206,10 +224,7 @@ pub fn run(wishes: &Wishes) -> Result<ExitCode, Failure> {
     }
     let undo = Undo::begin(&wishes.name)?;
     match make(wishes, &store, &undo) {
-        Ok((record, blueprint)) => {
-            undo.guest_runs();
-            finish::follow(wishes, &store, &record, &blueprint)
-        }
+        Ok((record, blueprint)) => finish::follow(wishes, &store, &record, &blueprint),
         Err(failure) => {
             undo.now();
             Err(failure)
@@ -218,7 +233,12 @@ pub fn run(wishes: &Wishes) -> Result<ExitCode, Failure> {
 }
 
 fn make(wishes: &Wishes, store: &Store, undo: &Undo) -> Result<(start::Record, Blueprint), Failure> {
-    let _reservation = reserve(wishes, store, undo)?;
+    let reservation = undo.step(|| {
+        let ours = Arc::new(Mutex::new(Some(Reservation::of(wishes, store)?)));
+        let held = ours.clone();
+        Ok((ours, Box::new(move || drop(held.lock().take()))))
+    })?;
+    rehearse(wishes, &prepared(wishes, store)?)?;
     let (installer, added) = match &wishes.source {
         Source::Tree { location, extra } => {
             let (cmdline, added) = wishes.installer_cmdline(extra);
@@ -236,32 +256,54 @@ fn make(wishes: &Wishes, store: &Store, undo: &Undo) -> Result<(start::Record, B
     let blueprint = Blueprint::read(&first)?;
     blueprint.warnings.iter().for_each(|warning| eprintln!("note: {warning}"));
     for disk in &plan.disks {
-        disk::make(disk, undo)?;
+        disk::make(store, disk, undo)?;
     }
+    undo.step(|| define(wishes, store, &kept))?;
+    let started = undo.start(|| start::start(store.folders(), &first))?;
+    drop(reservation.lock().take());
+    tree::forget(store, &wishes.name);
+    Ok(started)
+}
+
+fn define(wishes: &Wishes, store: &Store, document: &Domain) -> Result<((), Action), Failure> {
     let changing = store.change()?;
     if store.has(&wishes.name) {
         return Err(taken(&wishes.name));
     }
     let (name, again) = (wishes.name.clone(), store.clone());
-    undo.add(move || drop(again.change().and_then(|c| c.remove(&name))));
-    changing.write(&wishes.name, &kept)?;
-    drop(changing);
-    let started = start::start(store.folders(), &first)?;
-    tree::forget(store, &wishes.name);
-    Ok(started)
+    let remove = move || drop(again.change().and_then(|c| c.remove(&name)));
+    if let Err(failure) = changing.write(&wishes.name, document) {
+        drop(changing);
+        let _ = fs::remove_dir_all(store.folders().definition(&wishes.name));
+        return Err(failure);
+    }
+    Ok(((), Box::new(remove)))
 }
 
-// Two installs of one name at once: the second is told, however far the first is. Held until the machine is defined;
-// a crash lets go of it.
-fn reserve(wishes: &Wishes, store: &Store, undo: &Undo) -> Result<fs::File, Failure> {
-    let folder = store.folders().runtime.join("installs");
-    store::make_folder(&folder)?;
-    let path = folder.join(&wishes.name);
-    let trouble = |e| Failure::new(Status::Failed, format!("locking {}", path.display())).because(&e);
-    let lock = lock::try_lock(&path).map_err(trouble)?.ok_or_else(|| {
-        Failure::new(Status::Conflict, format!("{:?} is being installed right now", wishes.name))
-            .advise("Wait for that, or take another name.")
-    })?;
-    undo.add(move || drop(fs::remove_file(&path)));
-    Ok(lock)
+/// Two installs of one name at once: the second is told, however far the first is. Held until the machine is defined; a
+/// crash lets go of it.
+struct Reservation {
+    path: PathBuf,
+    // Let go after the file is removed: see `lock::try_lock`.
+    _lock: fs::File,
+}
+
+impl Reservation {
+    fn of(wishes: &Wishes, store: &Store) -> Result<Self, Failure> {
+        let folder = store.folders().runtime.join("installs");
+        store::make_folder(&folder)?;
+        let path = folder.join(&wishes.name);
+        let trouble = |e| Failure::new(Status::Failed, format!("locking {}", path.display())).because(&e);
+        let lock = lock::try_lock(&path).map_err(trouble)?.ok_or_else(|| {
+            Failure::new(Status::Conflict, format!("{:?} is being installed right now", wishes.name))
+                .advise("Wait for that, or take another name.")
+        })?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
 }

@@ -33,13 +33,18 @@ impl Found {
     }
 }
 
+/// Whether a location is on a server.
+pub(super) fn is_on_server(location: &str) -> bool {
+    location.starts_with("http://") || location.starts_with("https://")
+}
+
 /// Looks for an installer at a location.
 pub(super) fn find(location: &str) -> Result<Found, Failure> {
     let refuse = |why: &str| Failure::new(Status::Usage, format!("--location {location:?}: {why}"));
     if location.is_empty() {
         return Err(refuse("it is empty").advise("Name a folder or an http(s) URL."));
     }
-    if location.starts_with("http://") || location.starts_with("https://") {
+    if is_on_server(location) {
         return on_server(location);
     }
     if let Some((scheme, _)) = location.split_once("://") {
@@ -73,7 +78,7 @@ fn in_folder(location: &str) -> Result<Found, Failure> {
 }
 
 fn on_server(location: &str) -> Result<Found, Failure> {
-    let fetcher = Fetcher::new()?;
+    let fetcher = Fetcher::new(location)?;
     let base = if location.ends_with('/') { location.to_owned() } else { format!("{location}/") };
     for candidate in CANDIDATES {
         if fetcher.exists(&format!("{base}{}", candidate.kernel))? {
@@ -95,9 +100,11 @@ pub(super) fn fetch(store: &Store, machine: &str, location: &str, cmdline: &str,
         return check_folder(&found, cmdline);
     };
     let folder = folder(store, machine);
-    store::make_folder(&folder)?;
-    let gone = folder.clone();
-    undo.add(move || drop(fs::remove_dir_all(gone)));
+    undo.step(|| {
+        store::make_folder(&folder)?;
+        let gone = folder.clone();
+        Ok(((), Box::new(move || drop(fs::remove_dir_all(gone)))))
+    })?;
     let Candidate { kernel, initrd, sums, .. } = found.candidate;
     let list = fetcher.text(&format!("{base}{sums}SHA256SUMS"))?.unwrap_or_default();
     let boot = Boot { kernel: folder.join("linux"), initrd: Some(folder.join("initrd")), cmdline: cmdline.into() };

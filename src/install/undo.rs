@@ -1,4 +1,7 @@
 //! What takes back the steps so far, on failure and on interruption, until the guest runs.
+//!
+//! A step and the note of how to take it back happen under one lock, so that an interrupt finds every step either whole
+//! and noted or not begun.
 
 use std::sync::Arc;
 
@@ -8,13 +11,16 @@ use signal_hook::iterator::Signals;
 
 use crate::failure::{Failure, Status};
 
-type Action = Box<dyn FnOnce() + Send>;
+/// How a step is taken back.
+pub(super) type Action = Box<dyn FnOnce() + Send>;
 
 enum Stage {
     /// Before the guest first runs.
     Making(Vec<Action>),
     /// The guest runs: nothing is taken back any more.
     Running,
+    /// Everything has been taken back.
+    Undone,
 }
 
 /// The steps so far.
@@ -30,36 +36,60 @@ impl Undo {
         let (mine, name) = (undo.clone(), name.to_owned());
         std::thread::spawn(move || {
             if signals.forever().next().is_some() {
-                let stage = std::mem::replace(&mut *mine.0.lock(), Stage::Running);
-                match stage {
-                    Stage::Making(actions) => {
-                        actions.into_iter().rev().for_each(|action| action());
-                        eprintln!("\nkiln: interrupted before the guest ran; nothing is left of it");
-                    }
-                    Stage::Running => super::finish::say_detached(&name),
-                }
-                super::finish::leave(Status::Interrupted as i32);
+                mine.interrupted(&name);
             }
         });
         Ok(undo)
     }
 
-    /// One more step can be taken back.
-    pub(super) fn add(&self, action: impl FnOnce() + Send + 'static) {
-        if let Stage::Making(actions) = &mut *self.0.lock() {
-            actions.push(Box::new(action));
+    // The lock is held to the process's end: no step begins any more.
+    fn interrupted(&self, name: &str) {
+        let mut stage = self.0.lock();
+        match std::mem::replace(&mut *stage, Stage::Undone) {
+            Stage::Making(actions) => {
+                take_back(actions);
+                super::finish::say_undone();
+            }
+            Stage::Running => super::finish::say_detached(name),
+            // The main thread is about to say what failed; it was faster.
+            Stage::Undone => {}
         }
+        super::finish::leave(Status::Interrupted as i32);
+    }
+
+    /// Does a step, and notes how it is taken back.
+    ///
+    /// # Errors
+    /// The step's own.
+    pub(super) fn step<T>(&self, step: impl FnOnce() -> Result<(T, Action), Failure>) -> Result<T, Failure> {
+        let mut stage = self.0.lock();
+        let (outcome, action) = step()?;
+        if let Stage::Making(actions) = &mut *stage {
+            actions.push(action);
+        }
+        Ok(outcome)
+    }
+
+    /// Starts the guest. When that has worked, nothing is taken back any more.
+    ///
+    /// # Errors
+    /// The start's own.
+    pub(super) fn start<T>(&self, start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut stage = self.0.lock();
+        let outcome = start()?;
+        *stage = Stage::Running;
+        Ok(outcome)
     }
 
     /// Takes everything back.
     pub(super) fn now(&self) {
-        if let Stage::Making(actions) = std::mem::replace(&mut *self.0.lock(), Stage::Running) {
-            actions.into_iter().rev().for_each(|action| action());
+        let mut stage = self.0.lock();
+        if let Stage::Making(actions) = std::mem::replace(&mut *stage, Stage::Undone) {
+            take_back(actions);
         }
     }
+}
 
-    /// From now on nothing is taken back.
-    pub(super) fn guest_runs(&self) {
-        *self.0.lock() = Stage::Running;
-    }
+fn take_back(actions: Vec<Action>) {
+    actions.into_iter().rev().for_each(|action| action());
 }

@@ -1,9 +1,10 @@
 //! Open-file-description locks (fcntl(2), `F_OFD_SETLK`): they go with the opened file, also to another process, and
 //! end with it, so a crash never leaves one to remove.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -22,11 +23,24 @@ fn open(path: &Path) -> io::Result<File> {
 /// # Errors
 /// When the file can't be made or locked.
 pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
-    let file = open(path)?;
-    match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK))) {
-        Ok(_) => Ok(Some(file)),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
-        Err(error) => Err(error.into()),
+    loop {
+        let file = open(path)?;
+        match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&whole(libc::F_WRLCK))) {
+            // Whoever had it before may have removed the file between the two: then another has to be locked.
+            Ok(_) if is_at(&file, path)? => return Ok(Some(file)),
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

@@ -34,6 +34,10 @@ pub fn is_running(folders: &Folders, name: &str) -> bool {
 /// How a machine's last run ended, if that was written down.
 pub fn last_ending(folders: &Folders, name: &str) -> Option<Ending> {
     let text = fs::read(folders.logs(name).join(ENDING)).ok()?;
+    if text.is_empty() {
+        // Made at the start, written at the end: this one didn't come to that.
+        return Some(Ending { reason: "crashed".into(), detail: Some("its process was ended from outside".into()) });
+    }
     serde_json::from_slice(&text).ok()
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::StatusCode;
-use reqwest::blocking::{Client, Response};
+use reqwest::blocking::{Client, ClientBuilder, Response};
 use reqwest::redirect::Policy;
 use sha2::{Digest, Sha256};
 
@@ -35,6 +35,10 @@ fn refusal(error: &reqwest::Error, url: &str) -> Failure {
         failure.advise("The server sends in circles. Name the folder that it should lead to.")
     } else if error.is_timeout() {
         failure.advise(format!("No answer within {} s: is the address right, is a proxy needed?", PATIENCE.as_secs()))
+    } else if error.is_connect() && url.starts_with("https:") {
+        failure
+            .advise("Is the address right? A proxy is taken from http_proxy and https_proxy.")
+            .advise("Does the system know certificate authorities (package ca-certificates)?")
     } else if error.is_connect() {
         failure.advise("Is the address right? A proxy is taken from http_proxy and https_proxy.")
     } else {
@@ -42,21 +46,34 @@ fn refusal(error: &reqwest::Error, url: &str) -> Failure {
     }
 }
 
+fn client() -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(PATIENCE)
+        .timeout(None)
+        .redirect(Policy::limited(REDIRECTS))
+}
+
+fn no_client(error: &reqwest::Error) -> Failure {
+    Failure::new(Status::Failed, "downloads can't be set up").because(error)
+}
+
 impl Fetcher {
-    /// Makes a fetcher.
+    /// Makes a fetcher for a tree at `url`.
     ///
     /// # Errors
-    /// When the TLS library can't be set up.
-    pub fn new() -> Result<Self, Failure> {
+    /// When it is an https address and this host has no certificates to judge servers by.
+    pub fn new(url: &str) -> Result<Self, Failure> {
         // A second call finds it installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
-            .user_agent(concat!("kiln/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(PATIENCE)
-            .timeout(None)
-            .redirect(Policy::limited(REDIRECTS))
-            .build();
-        client.map(Self).map_err(|e| Failure::new(Status::Failed, "downloads can't be set up").because(&e))
+        match client().build() {
+            Ok(client) => Ok(Self(client)),
+            // Plain http needs none. A redirect to https then fails by itself: nobody is trusted.
+            Err(_) if url.starts_with("http://") => {
+                client().tls_certs_only([]).build().map(Self).map_err(|e| no_client(&e))
+            }
+            Err(error) => Err(no_client(&error).advise("Install certificates (the package ca-certificates).")),
+        }
     }
 
     fn get(&self, url: &str) -> Result<Option<Response>, Failure> {
@@ -192,11 +209,11 @@ fn copy(from: &mut impl Read, to: &mut File, bar: &ProgressBar) -> io::Result<Co
 }
 
 fn cut_short(error: &io::Error, url: &str) -> Failure {
-    let failure = Failure::new(Status::Failed, format!("{url} was cut short")).because(error);
+    let failed = |how: &str| Failure::new(Status::Failed, format!("{url} {how}")).because(error);
     if error.kind() == io::ErrorKind::StorageFull {
-        failure.advise("The cache's file system is full: free some space, or move it by KILN_HOME.")
+        failed("can't be stored").advise("The cache's file system is full: free some space, or move it by KILN_HOME.")
     } else {
-        failure.advise("Try again.")
+        failed("was cut short").advise("Try again.")
     }
 }
 

@@ -43,8 +43,12 @@ pub fn render(name: &str, values: &Value) -> Result<String, Failure> {
     let file = format!("{name}.xml.j2");
     let template = environment.get_template(&file).map_err(|e| {
         if e.kind() == ErrorKind::TemplateNotFound {
-            Failure::new(Status::NotFound, format!("no template {name:?}"))
-                .advise(format!("There are: {}", NAMES.join(", ")))
+            let near = NAMES.iter().find(|n| crate::machine::store::distance(n, name) <= 2);
+            let failure = Failure::new(Status::NotFound, format!("no template {name:?}"));
+            match near {
+                Some(near) => failure.advise(format!("Did you mean {near}?")),
+                None => failure.advise(format!("There are: {}", NAMES.join(", "))),
+            }
         } else {
             Failure::new(Status::Failed, format!("the template {name:?} is malformed")).why(e.to_string())
         }

@@ -225,6 +225,7 @@ impl Blueprint {
                     .advise("kiln runs q35 machines with pcie-root and pcie-root-port."));
             }
             ("virtio-serial", _) => self.consoles.extend(place(device)?),
+            ("usb", "none") => {}
             ("sata" | "usb", _) => {
                 self.warnings.push(format!("the {kind} controller is left out: kiln does not have it"));
             }

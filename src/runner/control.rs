@@ -29,6 +29,10 @@ const MOST_DESCRIPTORS: usize = 4;
 pub(super) trait Subject: Send + Sync {
     /// `running`, `paused` or `shutdown`.
     fn status(&self) -> &'static str;
+    /// Stops the guest where it is; it doesn't notice.
+    fn pause(&self);
+    /// Lets it go on.
+    fn resume(&self);
     /// Presses the power button.
     fn press_power_button(&self);
     /// Writes the screen as PNG.
@@ -137,6 +141,8 @@ impl Client {
                 let status = subject.status();
                 return Ok(json!({ "status": status, "running": status == "running" }));
             }
+            "stop" => subject.pause(),
+            "cont" => subject.resume(),
             "system_powerdown" => subject.press_power_button(),
             "system_reset" => tell(Wake::Reset),
             "quit" => tell(Wake::Quit),

@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::start::Record;
 use crate::failure::{Failure, Status};
 
 /// Most descriptors in one handover (the kernel's SCM_MAX_FD).
@@ -26,6 +27,8 @@ const LONGEST: u32 = 8 << 20;
 pub struct Order {
     /// The domain document to run.
     pub xml: String,
+    /// What is written down of the machine when it runs; its process adds itself.
+    pub record: Record,
     /// What each descriptor is, in their order.
     pub labels: Vec<String>,
 }
@@ -83,11 +86,11 @@ impl Answer {
 ///
 /// # Errors
 /// When the other side is gone, or there are more than [`MOST_DESCRIPTORS`].
-pub fn send_order(socket: &mut UnixStream, xml: &str, descriptors: &Descriptors) -> io::Result<()> {
+pub fn send_order(socket: &mut UnixStream, xml: &str, record: &Record, descriptors: &Descriptors) -> io::Result<()> {
     if descriptors.len() > MOST_DESCRIPTORS {
         return Err(io::Error::other(format!("more than {MOST_DESCRIPTORS} files for one machine")));
     }
-    let order = Order { xml: xml.into(), labels: descriptors.keys().cloned().collect() };
+    let order = Order { xml: xml.into(), record: record.clone(), labels: descriptors.keys().cloned().collect() };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.values().map(AsFd::as_fd).collect();
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -163,7 +166,9 @@ mod tests {
         let (read, write) = rustix::pipe::pipe().unwrap();
         let descriptors = Descriptors::from([("kernel".to_owned(), read), ("disk0".to_owned(), write)]);
         let long = "x".repeat(300_000);
-        let sender = std::thread::spawn(move || send_order(&mut ours, &long, &descriptors));
+        let control = "/run/control".into();
+        let record = Record { pid: 0, vnc: None, vnc_password: false, console: None, control, transient: false };
+        let sender = std::thread::spawn(move || send_order(&mut ours, &long, &record, &descriptors));
         let (order, mut got) = receive_order(&mut theirs).unwrap();
         sender.join().unwrap().unwrap();
         assert_eq!(order.xml.len(), 300_000);

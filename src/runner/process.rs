@@ -29,8 +29,9 @@ use serde::{Deserialize, Serialize};
 use super::blueprint::{Blueprint, Vnc};
 use super::console::Console;
 use super::control::{self, Subject};
-use super::handover::{self, Answer, Descriptors};
+use super::handover::{self, Answer, Descriptors, Order};
 use super::screen::{Hands, Screen};
+use super::start::Record;
 use crate::failure::{Failure, Status};
 
 /// Viewers at once.
@@ -92,7 +93,7 @@ fn attend() -> io::Result<()> {
     let mut starter = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     let (order, mut descriptors) = handover::receive_order(&mut starter)?;
-    let mut life = match Life::begin(&order.xml, &mut descriptors) {
+    let mut life = match Life::begin(&order, &mut descriptors) {
         Ok(life) => life,
         Err(failure) => return handover::send(&mut starter, &Answer::from(&failure)),
     };
@@ -124,8 +125,8 @@ const RUNNING: u8 = 0;
 const PAUSED: u8 = 1;
 
 impl Life {
-    fn begin(xml: &str, files: &mut Descriptors) -> Result<Self, Failure> {
-        let understood = Domain::parse(xml)
+    fn begin(order: &Order, files: &mut Descriptors) -> Result<Self, Failure> {
+        let understood = Domain::parse(&order.xml)
             .map_err(|e| Failure::new(Status::Failed, "the definition can't be understood").because(&e))?;
         let blueprint = Blueprint::read(&understood)?;
         let config = config(&blueprint, files)?;
@@ -152,6 +153,7 @@ impl Life {
             control::serve(UnixListener::from(listener), state.clone(), wake.clone()).map_err(host)?;
         }
         end_on_signals(wake).map_err(host)?;
+        write_down(&order.record, file(files, "record")?).map_err(host)?;
         machine.start();
         let outcome = files.remove("outcome").map(File::from);
         Ok(Self { machine, console, server, state, wakes, outcome, _lock: files.remove("lock") })
@@ -206,6 +208,18 @@ impl Life {
 impl Subject for State {
     fn status(&self) -> &'static str {
         if self.status.load(Ordering::Acquire) == PAUSED { "paused" } else { "running" }
+    }
+
+    fn pause(&self) {
+        if self.status.swap(PAUSED, Ordering::AcqRel) == RUNNING {
+            self.machine.pause();
+        }
+    }
+
+    fn resume(&self) {
+        if self.status.swap(RUNNING, Ordering::AcqRel) == PAUSED {
+            self.machine.resume();
+        }
     }
 
     fn press_power_button(&self) {
@@ -310,6 +324,11 @@ fn refusal(error: &kiln_vmm::machine::Error) -> Failure {
         Error::Kvm(_) => failure.advise("kiln doctor tells what this host's KVM lacks."),
         _ => failure,
     }
+}
+
+fn write_down(record: &Record, to: OwnedFd) -> io::Result<()> {
+    let record = Record { pid: std::process::id(), ..record.clone() };
+    File::from(to).write_all(&serde_json::to_vec_pretty(&record)?)
 }
 
 fn file(files: &mut Descriptors, label: &str) -> Result<OwnedFd, Failure> {

@@ -20,7 +20,7 @@ use super::handover::{self, Answer, Descriptors};
 use crate::failure::{Failure, Status};
 use crate::host::TrialResult;
 use crate::machine::folders::{self, Folders};
-use crate::machine::{lock, store};
+use crate::machine::lock;
 
 /// First VNC port, and how many are tried.
 const VNC_PORTS: std::ops::Range<u16> = 5900..6900;
@@ -56,6 +56,26 @@ fn failed(what: impl Into<String>, error: &io::Error) -> Failure {
     Failure::new(Status::Failed, what).because(error)
 }
 
+/// Looks at everything that a start will need and changes nothing. `is_there` tells the files that are there already from
+/// those that will be made or fetched before the start. The user's own mistakes are told first, the host's after them.
+///
+/// # Errors
+/// What [`start`] would fail with.
+pub fn rehearse(blueprint: &Blueprint, is_there: impl Fn(&Path) -> bool) -> Result<(), Failure> {
+    check_memory(blueprint.memory)?;
+    let boot = [("kernel", Some(&blueprint.kernel)), ("initrd", blueprint.initrd.as_ref())];
+    for (what, path) in boot {
+        if let Some(path) = path.filter(|path| is_there(path)) {
+            plain_file(what, path)?;
+        }
+    }
+    for disk in blueprint.disks.iter().filter(|disk| is_there(&disk.path)) {
+        open_disk(disk)?;
+    }
+    blueprint.vnc.as_ref().map(listen).transpose()?;
+    kvm().map(drop)
+}
+
 /// Starts the machine of a definition whose addresses have been given.
 ///
 /// # Errors
@@ -71,11 +91,8 @@ pub fn start(folders: &Folders, domain: &Domain) -> Result<(Record, Blueprint), 
             .advise(format!("kiln console {0}, kiln vncdisplay {0}, or kiln destroy {0}", blueprint.name))
     })?;
     let opened = Opened::all(folders, &folder, &blueprint, lock)?;
-    let pid = launch(folders, &blueprint.name, domain, &opened.files)?;
-    let record = Record { pid, ..opened.record };
-    let text = serde_json::to_vec_pretty(&record).unwrap_or_default();
-    store::write_whole(&folder.join(RECORD), &text)?;
-    Ok((record, blueprint))
+    let pid = launch(folders, &blueprint.name, domain, &opened)?;
+    Ok((Record { pid, ..opened.record }, blueprint))
 }
 
 struct Opened {
@@ -86,7 +103,7 @@ struct Opened {
 impl Opened {
     fn all(folders: &Folders, folder: &Path, blueprint: &Blueprint, lock: File) -> Result<Self, Failure> {
         check_memory(blueprint.memory)?;
-        let mut files = Descriptors::from([("kvm".to_owned(), kvm()?), ("lock".to_owned(), lock.into())]);
+        let mut files = Descriptors::from([("lock".to_owned(), lock.into())]);
         files.insert("kernel".into(), plain_file("kernel", &blueprint.kernel)?.into());
         if let Some(initrd) = &blueprint.initrd {
             files.insert("initrd".into(), plain_file("initrd", initrd)?.into());
@@ -97,6 +114,7 @@ impl Opened {
         let vnc = blueprint.vnc.as_ref().map(listen).transpose()?;
         let (vnc, address) = vnc.map_or((None, None), |(l, a)| (Some(l), Some(a)));
         files.extend(vnc.map(|listener| ("vnc".to_owned(), OwnedFd::from(listener))));
+        files.insert("kvm".into(), kvm()?);
         let (listener, control) = socket(folder, &blueprint.name, "control")?;
         files.insert("control".into(), listener.into());
         let mut console = None;
@@ -107,9 +125,11 @@ impl Opened {
         }
         let logs = folders.logs(&blueprint.name);
         private_folder(&logs)?;
-        let path = logs.join(ENDING);
-        let ending = File::create(&path).map_err(|e| failed(format!("creating {}", path.display()), &e))?;
-        files.insert("outcome".into(), ending.into());
+        // The machine's own process writes both: whoever started it may be gone by then.
+        for (label, path) in [("record", folder.join(RECORD)), ("outcome", logs.join(ENDING))] {
+            let file = File::create(&path).map_err(|e| failed(format!("creating {}", path.display()), &e))?;
+            files.insert(label.into(), file.into());
+        }
         let vnc_password = blueprint.vnc.as_ref().is_some_and(|v| v.password.is_some());
         Ok(Self { files, record: Record { pid: 0, vnc: address, vnc_password, console, control, transient: false } })
     }
@@ -258,7 +278,7 @@ fn fingerprint(path: &Path) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-fn launch(folders: &Folders, name: &str, domain: &Domain, files: &Descriptors) -> Result<u32, Failure> {
+fn launch(folders: &Folders, name: &str, domain: &Domain, opened: &Opened) -> Result<u32, Failure> {
     let trouble = |e: io::Error| failed("the machine's process can't be started", &e);
     let path = folders.logs(name).join("machine.log");
     let log = File::options().append(true).create(true).mode(0o600).open(&path).map_err(trouble)?;
@@ -271,7 +291,7 @@ fn launch(folders: &Folders, name: &str, domain: &Domain, files: &Descriptors) -
         .current_dir("/")
         .spawn()
         .map_err(trouble)?;
-    let answer = handover::send_order(&mut ours, &domain.to_string(), files)
+    let answer = handover::send_order(&mut ours, &domain.to_string(), &opened.record, &opened.files)
         .and_then(|()| handover::receive::<Answer>(&mut ours));
     match answer {
         Ok(answer) => {

@@ -14,11 +14,13 @@ pub mod cpio;
 pub mod elf;
 pub mod guest;
 pub mod initramfs;
+pub mod installer;
 pub mod machine;
 pub mod module;
 pub mod options;
 pub mod packages;
 pub mod protocol;
+pub mod screen;
 pub mod testing;
 pub mod vmlinux;
 

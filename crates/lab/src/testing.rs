@@ -63,9 +63,10 @@ struct Shared {
 impl Shared {
     fn bring(&self, files: &[&str]) -> Result<()> {
         let mut there = self.there.lock();
-        for file in files.iter().map(PathBuf::from) {
-            if there.insert(file.clone()) {
-                self.lab.put(&file, file.to_str().context("a path that is no UTF-8")?)?;
+        for file in files {
+            let (here, inside) = file.split_once(':').unwrap_or((file, file));
+            if there.insert(inside.into()) {
+                self.lab.put(here.as_ref(), inside)?;
             }
         }
         Ok(())
@@ -143,7 +144,8 @@ pub fn lab_only() -> Result<Place> {
     Ok(if crate::inside() { Place::Straight } else { Place::Lab })
 }
 
-/// First line of a guest test: the seconds it may take in the lab, and files it needs there beside the test program.
+/// First line of a guest test: the seconds it may take in the lab, and files it needs there beside the test program, as
+/// `PATH` or `HERE:INSIDE`; programs bring their libraries.
 ///
 /// The rest of the test runs where KVM works: here, or in the lab (then this call returns from the test).
 #[macro_export]

@@ -47,7 +47,7 @@ impl Password {
     }
 
     /// The right response.
-    fn response(&self, challenge: &[u8; CHALLENGE]) -> [u8; CHALLENGE] {
+    pub(crate) fn response(&self, challenge: &[u8; CHALLENGE]) -> [u8; CHALLENGE] {
         let cipher = Des::new(&self.0.into());
         let mut answer = *challenge;
         for half in answer.chunks_exact_mut(8) {

@@ -22,6 +22,7 @@ pub mod region;
 mod screen;
 mod server;
 mod stream;
+pub mod viewer;
 mod want;
 
 pub use auth::{Password, PasswordLength};

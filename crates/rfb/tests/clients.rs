@@ -381,3 +381,23 @@ fn one_client_too_many_is_sent_away() {
     assert!(stage.server.serve(theirs, "test".into()).is_err());
     assert_eq!(ours.read(&mut [0]).unwrap(), 0);
 }
+
+#[test]
+fn the_viewer_gets_in_with_the_password_and_follows_the_screen() {
+    use kiln_rfb::viewer::Viewer as Small;
+    let stage = Stage::new(Some("secret"));
+    let right = Password::new("secret").unwrap();
+    assert!(Small::connect(stage.connect(), Some(&Password::new("wrong").unwrap())).is_err());
+    assert!(Small::connect(stage.connect(), None).is_err());
+    let mut viewer = Small::connect(stage.connect(), Some(&right)).unwrap();
+    viewer.request(false).unwrap();
+    viewer.update().unwrap();
+    assert!(viewer.pixels() == stage.easel.0.lock().unwrap().pixels);
+    viewer.request(true).unwrap();
+    stage.easel.resize(320, 10);
+    viewer.update().unwrap();
+    viewer.request(false).unwrap();
+    viewer.update().unwrap();
+    assert_eq!(viewer.size(), Size { w: 320, h: 10 });
+    assert!(viewer.pixels().iter().all(|p| *p == 0x00ff00));
+}

@@ -1,7 +1,9 @@
-//! Developer commands: `cargo xtask demo | test | lab`.
+//! Developer commands: `cargo xtask demo | test | lab | bench`.
 
+mod bench;
 mod demo;
 mod lab;
+mod meter;
 mod setup;
 mod test;
 
@@ -22,6 +24,9 @@ enum Task {
     Demo(demo::Demo),
     Test(test::Test),
     Lab(lab::Run),
+    Bench(bench::Bench),
+    #[command(hide = true)]
+    Meter(meter::Meter),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +34,8 @@ fn main() -> ExitCode {
         Task::Demo(demo) => demo.run(),
         Task::Test(test) => test.run(),
         Task::Lab(lab) => lab.run(),
+        Task::Bench(bench) => bench.run(),
+        Task::Meter(meter) => meter.run(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -1,0 +1,11 @@
+//! The command as its users meet it: what it answers, what it leaves, and how machines live under it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
+
+mod bad_input;
+mod endings;
+mod guest;
+mod home;
+mod host;
+mod server;
+mod talk;
