@@ -1,14 +1,18 @@
-//! Writes cpio archives in the "newc" form that Linux unpacks as its initramfs.
+//! Writes and reads cpio archives in the "newc" form that Linux unpacks as its initramfs.
 //!
 //! Source: Linux, Documentation/driver-api/early-userspace/buffer-format.rst.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFLNK: u32 = 0o120_000;
 const S_IFCHR: u32 = 0o020_000;
+
+/// Length of an entry's header, before its name.
+const HEADER: usize = 110;
 
 /// An archive that is being written. Missing parent folders are added by themselves.
 pub struct Archive<W: Write> {
@@ -116,6 +120,47 @@ impl<W: Write> Archive<W> {
     }
 }
 
+/// A regular file in an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed<'a> {
+    /// Its path as the archive has it.
+    pub name: &'a str,
+    /// Its content.
+    pub data: &'a [u8],
+}
+
+/// The regular files of an archive, or of several with zeros between them as initramfs may be. Ends where the bytes
+/// are no archive any more.
+pub fn files(mut archive: &[u8]) -> impl Iterator<Item = Packed<'_>> {
+    std::iter::from_fn(move || {
+        loop {
+            let start = archive.iter().position(|byte| *byte != 0)?;
+            let (mode, packed, rest) = entry(archive.get(start..)?)?;
+            archive = rest;
+            if mode & S_IFMT == S_IFREG {
+                return Some(packed);
+            }
+        }
+    })
+}
+
+// The first entry's mode, name and data, and what follows it.
+fn entry(bytes: &[u8]) -> Option<(u32, Packed<'_>, &[u8])> {
+    let field = |n: usize| {
+        let digits = str::from_utf8(bytes.get(6 + 8 * n..14 + 8 * n)?).ok()?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    if !bytes.starts_with(b"070701") {
+        return None;
+    }
+    let (mode, len, name_len) = (field(1)?, field(6)? as usize, field(11)? as usize);
+    let name = str::from_utf8(bytes.get(HEADER..(HEADER + name_len).checked_sub(1)?)?).ok()?;
+    let from = (HEADER + name_len).next_multiple_of(4);
+    let data = bytes.get(from..from + len)?;
+    let rest = bytes.get((from + len).next_multiple_of(4)..).unwrap_or_default();
+    Some((mode, Packed { name, data }, rest))
+}
+
 fn pad(bytes: &mut Vec<u8>) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
@@ -137,6 +182,24 @@ mod tests {
         want.extend_from_slice(b"hello\0\0\0");
         assert_eq!(String::from_utf8_lossy(&bytes[..want.len()]), String::from_utf8_lossy(&want));
         assert!(bytes.windows(10).any(|w| w == b"TRAILER!!!"));
+    }
+
+    #[test]
+    fn files_of_joined_archives_are_found_again() {
+        let mut joined = Vec::new();
+        for (name, data) in [("/a/b", &b"hello"[..]), ("c", b"")] {
+            let mut archive = Archive::new(Vec::new());
+            archive.file(name, 0o644, data).unwrap();
+            archive.symlink("/link", "there").unwrap();
+            joined.extend(archive.finish().unwrap());
+            joined.resize(joined.len().next_multiple_of(512), 0);
+        }
+        joined.extend(b"something else");
+        let found: Vec<_> = files(&joined).collect();
+        assert_eq!(found, [Packed { name: "a/b", data: b"hello" }, Packed { name: "c", data: b"" }]);
+        for len in 0..joined.len() {
+            assert!(files(&joined[..len]).count() <= 2);
+        }
     }
 
     #[test]

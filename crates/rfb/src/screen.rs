@@ -1,18 +1,19 @@
 //! The server's copy of the screen, which exists while clients do, and the thread that keeps it.
 //!
 //! The source says coarsely what may have changed; comparing with the copy finds what did, so a still screen sends
-//! nothing. A still screen is looked at eight times a second, a moving one thirty times.
+//! nothing. A still screen is looked at five times a second, a moving one thirty times; one of whose viewers has typed
+//! or pointed counts as moving.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use crate::client::Mailbox;
 use crate::region::{Rect, Size, TILE};
 use crate::{FrameSource, Spawn};
 
-const STILL: Duration = Duration::from_millis(125);
+const STILL: Duration = Duration::from_millis(200);
 const MOVING: Duration = Duration::from_millis(33);
 /// Looks without a change before the slow pace comes back.
 const CALM: u32 = 15;
@@ -28,19 +29,21 @@ struct Clients {
     all: Vec<Arc<Mailbox>>,
     /// A thread is looking.
     watched: bool,
+    /// Something is likely to change soon.
+    expecting: bool,
 }
 
 pub(crate) struct Screen {
     source: Arc<dyn FrameSource>,
     clients: Mutex<Clients>,
-    /// The last client went.
-    alone: Condvar,
+    /// The last client went, or something is likely to change.
+    news: Condvar,
     pub(crate) copy: RwLock<Copy>,
 }
 
 impl Screen {
     pub(crate) fn new(source: Arc<dyn FrameSource>) -> Arc<Self> {
-        Arc::new(Self { source, clients: Mutex::default(), alone: Condvar::new(), copy: RwLock::default() })
+        Arc::new(Self { source, clients: Mutex::default(), news: Condvar::new(), copy: RwLock::default() })
     }
 
     /// A new client. The first one brings the copy and its thread to life.
@@ -66,7 +69,15 @@ impl Screen {
         let mut clients = self.clients.lock();
         clients.all.retain(|c| !Arc::ptr_eq(c, mailbox));
         if clients.all.is_empty() {
-            self.alone.notify_all();
+            self.news.notify_all();
+        }
+    }
+
+    /// A client has typed or pointed: what answers it shouldn't wait for the slow pace.
+    pub(crate) fn expect(&self) {
+        let mut clients = self.clients.lock();
+        if !std::mem::replace(&mut clients.expecting, true) {
+            self.news.notify_all();
         }
     }
 
@@ -81,9 +92,7 @@ impl Screen {
         loop {
             {
                 let mut clients = self.clients.lock();
-                if !clients.all.is_empty() {
-                    self.alone.wait_for(&mut clients, if calm < CALM { MOVING } else { STILL });
-                }
+                self.pause(&mut clients, &mut calm);
                 if clients.all.is_empty() {
                     clients.watched = false;
                     self.forget();
@@ -93,6 +102,18 @@ impl Screen {
             areas.clear();
             calm = if self.refresh(&mut areas) { 0 } else { calm.saturating_add(1) };
         }
+    }
+
+    // Waits for the time of the next look. An expectation ends the slow wait, but hurries no look beyond the fast pace.
+    fn pause(&self, clients: &mut MutexGuard<'_, Clients>, calm: &mut u32) {
+        if *calm >= CALM && !clients.all.is_empty() && !clients.expecting {
+            self.news.wait_for(clients, STILL);
+        }
+        if std::mem::take(&mut clients.expecting) {
+            *calm = 0;
+        }
+        let until = Instant::now() + MOVING;
+        while *calm < CALM && !clients.all.is_empty() && !self.news.wait_until(clients, until).timed_out() {}
     }
 
     // Under the clients' lock, so that a new first client finds either all or nothing.

@@ -105,6 +105,22 @@ impl Server {
     }
 }
 
+// What is typed or pointed at is likely to show soon.
+impl Input for Inner {
+    fn key(&self, keysym: u32, down: bool) {
+        self.input.key(keysym, down);
+        self.screen.expect();
+    }
+    fn scancode(&self, scancode: u32, down: bool) {
+        self.input.scancode(scancode, down);
+        self.screen.expect();
+    }
+    fn pointer(&self, x: u16, y: u16, buttons: u8) {
+        self.input.pointer(x, y, buttons);
+        self.screen.expect();
+    }
+}
+
 /// A client's place among the most there may be.
 struct Place(Arc<Inner>);
 
@@ -164,7 +180,7 @@ fn talk(inner: &Arc<Inner>, stream: &mut impl Stream, mailbox: &Arc<client::Mail
             }
         }
     }))?;
-    client::read(stream.second()?, mailbox, &*inner.input, || *inner.leds.lock())
+    client::read(stream.second()?, mailbox, &**inner, || *inner.leds.lock())
 }
 
 impl std::fmt::Debug for Server {

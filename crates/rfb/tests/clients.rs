@@ -227,6 +227,29 @@ fn a_still_screen_sends_no_byte() {
 }
 
 #[test]
+fn a_key_quickens_the_look_at_a_still_screen() {
+    let stage = Stage::new(None);
+    let mut viewer = stage.client();
+    viewer.request(false);
+    viewer.update();
+    let looks = |n| {
+        let (from, began) = (stage.easel.0.lock().unwrap().looks, Instant::now());
+        wait_until("the server has looked", || stage.easel.0.lock().unwrap().looks >= from + n);
+        began.elapsed()
+    };
+    // Until the slow pace has come: three looks then take more than half of their time.
+    let slow = Duration::from_millis(400);
+    wait_until("the looks are few", || looks(3) > slow);
+    viewer.stream.write_all(&[4, 1, 0, 0, 0, 0, 0, 0x61]).unwrap();
+    // One may still be of the slow pace. However loaded the machine, some try finds the fast one.
+    wait_until("the looks are many", || {
+        viewer.stream.write_all(&[4, 1, 0, 0, 0, 0, 0, 0x61]).unwrap();
+        looks(1);
+        looks(3) < slow
+    });
+}
+
+#[test]
 fn two_hundred_clients_come_and_go() {
     let stage = Stage::new(None);
     for round in 0..200 {

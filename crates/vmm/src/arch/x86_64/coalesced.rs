@@ -54,7 +54,7 @@ impl CoalescedPorts {
         self.vm.unregister_coalesced_mmio(IoEventAddress::Pio(self.first), LEN).is_ok()
     }
 
-    /// The oldest write that is kept.
+    /// Takes the oldest write that is kept.
     pub fn take(&mut self) -> Option<Kept> {
         let kept = self.ring.coalesced_mmio_read().ok()??;
         Some(Kept { port: kept.phys_addr, data: kept.data, len: (kept.len as usize).min(kept.data.len()) })
