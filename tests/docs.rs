@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 /// The part of a page between `<!-- name -->` and `<!-- /name -->`.
 fn shows(page: &str, name: &str, wanted: &str) {
@@ -22,4 +24,57 @@ fn shows(page: &str, name: &str, wanted: &str) {
 #[test]
 fn the_table_of_addresses_is_the_monitors() {
     shows("architecture.md", "layout", &kiln_vmm::memory::layout::markdown());
+}
+
+#[test]
+fn the_templates_shown_are_the_embedded_ones() {
+    for name in ["default.xml.j2", "small.xml.j2"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates").join(name);
+        shows("install.md", name, &format!("```xml\n{}```\n", fs::read_to_string(path).unwrap()));
+    }
+}
+
+/// Words that begin with two dashes, without their values.
+fn options(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    let words = text
+        .split(|c: char| !is_part(c))
+        .filter(|word| word.starts_with("--") && !word.starts_with("---") && word.len() > 2);
+    words.map(str::to_owned).collect()
+}
+
+fn help(verb: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).args([verb, "--help"]).output().unwrap();
+    assert!(output.status.success(), "kiln {verb} --help");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+#[test]
+fn the_options_of_install_are_all_told() {
+    let mut known = options(&help("install"));
+    known.remove("--help");
+    let text = page("docs/install.md");
+    let (_, table) = text.split_once("## Options").unwrap();
+    let (table, _) = table.split_once("## What happens").unwrap();
+    assert_eq!(options(table), known);
+}
+
+#[test]
+fn commands_in_pages_have_the_options_that_they_name() {
+    let mut seen = 0;
+    for name in ["README.md", "docs/install.md", "docs/store.md", "docs/differences.md"] {
+        let joined = page(name).replace("\\\n", " ");
+        for line in joined.lines().filter_map(|line| line.strip_prefix("    ")) {
+            let Some(words) = line.trim_start().strip_prefix("kiln ") else { continue };
+            let known = options(&help(words.split_whitespace().next().unwrap()));
+            let unknown: Vec<_> = options(words).difference(&known).cloned().collect();
+            assert!(unknown.is_empty(), "{name}: {line}: {unknown:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3, "{seen}");
 }

@@ -26,7 +26,7 @@ const QEMU_FILES: [&str; 4] = [
     "/usr/share/qemu/linuxboot_dma.bin",
     "/usr/share/qemu/kvmvapic.bin",
 ];
-const PATIENCE: Duration = Duration::from_secs(360);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Lines of the menu, as the installer's own templates have them.
 const LINES: [&str; 5] = [
@@ -158,8 +158,9 @@ fn the_installers_menu_is_read_off_the_screen_and_is_qemus() {
     };
     let (kernel, initrd) = (brought(&netboot.kernel), brought(&netboot.initrd));
     let [bios, vga, boot, vapic] = QEMU_FILES;
-    kiln_lab::needs_kvm!(500, KILN, QEMU, bios, vga, boot, vapic, &kernel, &initrd);
+    kiln_lab::needs_kvm!(900, KILN, QEMU, bios, vga, boot, vapic, &kernel, &initrd);
 
+    let begun = Instant::now();
     let font = netboot.font().unwrap();
     let home = tempfile::tempdir().unwrap();
     let machine = Machine(home.path());
@@ -188,6 +189,8 @@ fn the_installers_menu_is_read_off_the_screen_and_is_qemus() {
     let mut viewer = viewer(running.record.vnc.as_ref().unwrap().1);
     wait_over_vnc(&mut viewer, &font);
 
+    eprintln!("{:?}: the menu stands under kiln", begun.elapsed());
+
     // The guest stands; what VNC shows is what its framebuffer holds, pixel for pixel.
     running.command("stop", None).unwrap();
     assert_eq!(running.status().unwrap(), "paused");
@@ -202,6 +205,7 @@ fn the_installers_menu_is_read_off_the_screen_and_is_qemus() {
     let (all, read) = ours.score();
     assert!(all > 500 && read * 100 >= all * 95, "{read} of {all} cells read:\n{}", ours.text());
     running.command("cont", None).unwrap();
+    eprintln!("{:?}: {read} of {all} cells read", begun.elapsed());
 
     let end = Instant::now() + PATIENCE;
     let mut theirs = qemu.grid(home.path(), &font);

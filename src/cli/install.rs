@@ -27,7 +27,8 @@ pub(super) struct Install {
     /// Number of virtual CPUs: N[,sockets=][,dies=][,cores=][,threads=]
     #[arg(long, value_name = "N[,…]")]
     vcpus: Option<String>,
-    /// A disk: path=FILE, size=GIB (a new one), path=…,size=…, readonly=yes, or none; several are taken
+    /// A disk, once per disk: size=GIB (a new one in the store), path=FILE (used as it is), path=FILE,size=GIB (made if it
+    /// isn't there), with readonly=yes; or none
     #[arg(long, value_name = "OPTIONS")]
     disk: Vec<String>,
     /// Without any disk
@@ -60,13 +61,13 @@ pub(super) struct Install {
     /// Wait at most so many minutes (0.5 is 30 s); without a number, or with -1, for ever
     #[arg(long, value_name = "MINUTES", num_args = 0..=1, default_missing_value = "-1", allow_hyphen_values = true)]
     wait: Option<f64>,
-    /// Don't start the machine again after the installation
+    /// Don't start the machine again after the installation (nothing starts it so far)
     #[arg(long)]
     noreboot: bool,
     /// The system, by libosinfo's name
     #[arg(long, visible_alias = "os-variant", value_name = "NAME")]
     osinfo: Option<String>,
-    /// Print the domain XML and do nothing: both documents of an install, or with a number one of them
+    /// Print the domain XML and do nothing: the first boot's (1), the permanent one (2), or all
     #[arg(long, value_name = "1|2|all", num_args = 0..=1, default_missing_value = "all")]
     print_xml: Option<String>,
     /// Check everything and do nothing
@@ -187,6 +188,11 @@ const DISK_LATER: &[&str] = &[
 
 fn disks(texts: &[String], none: bool) -> Result<Vec<DiskWish>, Failure> {
     let mut wishes = Vec::new();
+    let says_none = none || texts.iter().any(|text| text == "none");
+    if says_none && texts.iter().any(|text| text != "none") {
+        return Err(Failure::new(Status::Usage, "a disk and no disks are asked for at once")
+            .advise("Leave out --nodisks and --disk none, or the other --disk."));
+    }
     for text in texts.iter().filter(|text| *text != "none") {
         let mut options = Suboptions::parse("--disk", Some("path"), text);
         let path = options.take("path").map(PathBuf::from);
@@ -213,7 +219,7 @@ fn disks(texts: &[String], none: bool) -> Result<Vec<DiskWish>, Failure> {
         }
         wishes.push(DiskWish { path, size, read_only });
     }
-    if wishes.is_empty() && !none && !texts.iter().any(|text| text == "none") {
+    if wishes.is_empty() && !says_none {
         return Err(Failure::new(Status::Usage, "--disk is missing")
             .advise("A new disk of 20 GiB: --disk size=20. None at all: --disk none"));
     }
@@ -226,6 +232,13 @@ fn not_yet(what: &str, why: &str) -> Failure {
 
 fn source(location: Option<String>, import: bool, boot: Option<&str>, extra: &[String]) -> Result<Source, Failure> {
     let kernel = boot.map(boot_options).transpose()?;
+    if location.is_none() && !extra.is_empty() {
+        return Err(Failure::new(
+            Status::Usage,
+            "--extra-args goes with --location: its words are for an installer's kernel",
+        )
+        .advise("With --boot they stand in it: --boot kernel=FILE,kernel_args=WORDS"));
+    }
     match (location, import, kernel) {
         (Some(location), false, None) => Ok(Source::Tree { location, extra: extra.join(" ") }),
         (Some(_), true, _) => Err(Failure::new(Status::Usage, "--location and --import exclude each other")),

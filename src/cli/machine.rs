@@ -210,9 +210,24 @@ pub(super) fn dominfo(one: &OneData) -> Result<ExitCode, Failure> {
     data(one, value, &text.concat())
 }
 
-pub(super) fn dumpxml(one: &One) -> Result<ExitCode, Failure> {
-    let domain = known(&one.name)?.read(&one.name)?;
-    done(&domain.to_string())
+/// Print a machine's definition
+#[derive(Debug, Args)]
+pub(super) struct Dump {
+    /// Name of the machine
+    name: String,
+    /// With the screen's password
+    #[arg(long)]
+    security_info: bool,
+}
+
+impl Dump {
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        let mut domain = known(&self.name)?.read(&self.name)?;
+        if !self.security_info {
+            domain.hide_passwords();
+        }
+        done(&domain.to_string())
+    }
 }
 
 fn display(one: &str) -> Result<(String, u16), Failure> {

@@ -48,8 +48,7 @@ enum Verb {
     Domstate(machine::State),
     /// Print a machine's uuid
     Domuuid(machine::OneData),
-    /// Print a machine's definition
-    Dumpxml(machine::One),
+    Dumpxml(machine::Dump),
     /// Print where a machine's screen is
     Vncdisplay(machine::OneData),
     Screenshot(machine::Screenshot),
@@ -73,7 +72,7 @@ impl Verb {
             Verb::Dominfo(one) => machine::dominfo(&one),
             Verb::Domstate(state) => state.run(),
             Verb::Domuuid(one) => machine::domuuid(&one),
-            Verb::Dumpxml(one) => machine::dumpxml(&one),
+            Verb::Dumpxml(dump) => dump.run(),
             Verb::Vncdisplay(one) => machine::vncdisplay(&one),
             Verb::Screenshot(screenshot) => screenshot.run(),
             Verb::Console(one) => machine::console(&one),

@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use kiln_domain::Domain;
@@ -43,14 +44,15 @@ fn trouble(doing: &str, path: &Path, error: &io::Error) -> Failure {
     }
 }
 
-/// Writes a file by temporary name, fsync and rename, so that it is there whole or not at all.
+/// Writes a file for its owner alone, by temporary name, fsync and rename, so that it is there whole or not at all.
 ///
 /// # Errors
 /// When the file system refuses.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let temporary = path.with_extension("new");
     let write = || -> io::Result<()> {
-        let mut file = File::create(&temporary)?;
+        // Definitions hold the passwords of screens.
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;

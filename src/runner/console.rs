@@ -7,11 +7,13 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use kiln_vmm::legacy::serial::{Output, Serial, Tap};
 use kiln_vmm::thread::{Role, spawn};
 use parking_lot::{Condvar, Mutex};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 /// Bytes of the past that are kept.
 const KEPT: usize = 256 << 10;
@@ -86,47 +88,51 @@ impl Console {
         }
     }
 
-    fn serve(self: Arc<Self>, stream: UnixStream) -> std::io::Result<()> {
+    fn serve(self: Arc<Self>, mut stream: UnixStream) -> std::io::Result<()> {
         let mut clients = self.clients.lock();
         if clients.len() >= MOST_CLIENTS {
+            stream.write_all(format!("[{MOST_CLIENTS} consoles are open already]\r\n").as_bytes())?;
             return Err(std::io::Error::other("too many of them"));
         }
         clients.push(stream.try_clone()?);
         drop(clients);
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let (writer, me) = (stream.try_clone()?, self.clone());
+        let gone = Arc::new(AtomicBool::new(false));
+        let has_gone = gone.clone();
         spawn(Role::Client(number), move || {
-            me.show(&writer);
+            me.show(&writer, &has_gone);
             let _ = writer.shutdown(std::net::Shutdown::Both);
             me.forget(&writer);
         })?;
-        spawn(Role::Client(number), move || self.listen(stream))?;
+        spawn(Role::Client(number), move || {
+            self.listen(&stream);
+            wait_for_hang_up(&stream);
+            let _past = self.past.lock();
+            gone.store(true, Ordering::Release);
+            self.news.notify_all();
+        })?;
         Ok(())
     }
 
-    // A reader that went away is forgotten by its writer, which the shutdown ends.
-    fn listen(&self, mut stream: UnixStream) {
+    fn listen(&self, mut stream: &UnixStream) {
         let mut bytes = [0; 1024];
         while let Ok(n @ 1..) = stream.read(&mut bytes) {
             if self.serial.send(&bytes[..n]).is_err() {
                 break;
             }
         }
-        if self.past.lock().ended {
-            return;
-        }
-        let _ = stream.shutdown(std::net::Shutdown::Read);
     }
 
-    fn show(&self, mut to: &UnixStream) {
+    fn show(&self, mut to: &UnixStream, gone: &AtomicBool) {
         let mut seen = 0;
         loop {
             let (missed, bytes) = {
                 let mut past = self.past.lock();
-                while past.total == seen && !past.ended {
+                while past.total == seen && !past.ended && !gone.load(Ordering::Acquire) {
                     self.news.wait(&mut past);
                 }
-                if past.total == seen {
+                if past.total == seen || gone.load(Ordering::Acquire) {
                     return;
                 }
                 let first = past.total - past.bytes.len() as u64;
@@ -165,4 +171,9 @@ impl Console {
             self.news.wait_until(&mut past, end);
         }
     }
+}
+
+// A client that has said all it wants to say may still listen: only a closed socket hangs up.
+fn wait_for_hang_up(stream: &UnixStream) {
+    while let Err(Errno::INTR) = poll(&mut [PollFd::new(stream, PollFlags::empty())], None) {}
 }

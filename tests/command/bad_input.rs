@@ -86,6 +86,8 @@ fn words_that_are_nearly_right() {
         (&["--graphics", "spice"], "kiln shows machines by VNC"),
         (&["--network", "nome"], "Did you mean none?"),
         (&["--print-xml", "3"], "1, 2 or all is expected"),
+        (&["--extra-args", "quiet"], "--extra-args goes with --location"),
+        (&["--disk", "size=1", "--nodisks"], "a disk and no disks are asked for at once"),
         (&["--wait", "soon"], "invalid value 'soon'"),
     ];
     for (words, near) in rows {

@@ -103,7 +103,7 @@ fn an_installer_killed_at_any_moment_leaves_a_store_that_works() {
     home.kiln(&line).ends(0);
     let whole = begun.elapsed();
     clean(&home);
-    const MOMENTS: u32 = 12;
+    const MOMENTS: u32 = 8;
     for moment in 0..MOMENTS {
         let installer = Talk::with(home.command(&line));
         // The moments are spread over what a whole one takes; where each falls doesn't matter.

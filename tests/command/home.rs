@@ -99,7 +99,7 @@ fn collect(folder: &Path, to: &mut BTreeSet<PathBuf>) {
 /// What kiln answered.
 #[derive(Debug)]
 pub struct Told {
-    line: String,
+    pub line: String,
     pub code: Option<i32>,
     pub out: String,
     pub err: String,

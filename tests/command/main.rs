@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
 
 mod bad_input;
+mod documents;
 mod endings;
 mod guest;
 mod home;
 mod host;
+mod lives;
+mod seed;
 mod server;
 mod talk;

@@ -189,6 +189,14 @@ impl Domain {
         }
     }
 
+    /// Takes screens' passwords out, for eyes that needn't see them.
+    pub fn hide_passwords(&mut self) {
+        let devices = self.root_mut().children_mut().filter(|e| e.name() == "devices");
+        for graphics in devices.flat_map(Element::children_mut).filter(|e| e.name() == "graphics") {
+            graphics.unset("passwd");
+        }
+    }
+
     /// Elements below `<devices>`.
     pub fn devices(&self) -> impl Iterator<Item = &Element> {
         self.root().find("devices").into_iter().flat_map(Element::children)
@@ -240,6 +248,14 @@ mod tests {
         assert_eq!(d.action("on_poweroff").unwrap(), Action::Destroy);
         assert_eq!(domain("").action("on_reboot").unwrap(), Action::Restart);
         assert_eq!(domain("<memory>1024</memory>").memory().unwrap(), 1 << 20, "KiB without a unit");
+    }
+
+    #[test]
+    fn passwords_are_hidden_and_the_rest_stays() {
+        let mut d = domain("<devices><graphics type='vnc' passwd='x' port='-1'/><disk/></devices>");
+        d.hide_passwords();
+        let wanted = "<domain type='kvm'><devices><graphics type='vnc' port='-1'/><disk/></devices></domain>";
+        assert_eq!(d.to_string().trim_end(), wanted);
     }
 
     #[test]

@@ -19,10 +19,10 @@ use crate::bus::Bus;
 use crate::thread::{Role, spawn};
 
 /// Two writes that are no farther apart are a scan.
-const DENSE: Duration = Duration::from_millis(10);
+const DENSE: Duration = Duration::from_millis(50);
 
 /// A scan is over when nothing has been kept for so long.
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(300);
 
 struct State {
     kept: CoalescedPorts,

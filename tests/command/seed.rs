@@ -1,0 +1,143 @@
+//! Every line of `tests/seed/lines.toml`, answered as it says there.
+
+use serde::Deserialize;
+
+use super::guest::{self, SHELL};
+use super::home::{Home, KILN, Told, install};
+use super::server::{fine, serve};
+use super::talk::Talk;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Works,
+    Refused,
+    Planned,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Machine {
+    Running,
+    Off,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    line: String,
+    kiln: Vec<String>,
+    state: State,
+    says: String,
+    #[serde(default)]
+    kvm: bool,
+    /// What a planned row waits for.
+    waits: Option<String>,
+    /// State of the machine named web.
+    with: Option<Machine>,
+    /// What is typed, on a terminal.
+    keys: Option<String>,
+}
+
+fn rows() -> Vec<Row> {
+    #[derive(Deserialize)]
+    struct Lines {
+        row: Vec<Row>,
+    }
+    toml::from_str::<Lines>(include_str!("../seed/lines.toml")).unwrap().row
+}
+
+/// The words of a row with files in place of their names.
+fn words(row: &Row, files: &[(&str, String)]) -> Vec<String> {
+    let filled = |word: &String| {
+        files.iter().fold(word.clone(), |word, (name, value)| word.replace(&format!("{{{name}}}"), value))
+    };
+    row.kiln.iter().map(filled).collect()
+}
+
+fn run(home: &Home, row: &Row, files: &[(&str, String)]) -> Told {
+    let words = words(row, files);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut command = home.command(&words);
+    // No viewer is found, so none opens a window while tests run.
+    command.env("PATH", "");
+    match &row.keys {
+        None => Told::from((words.join(" "), command.output().unwrap())),
+        Some(keys) => {
+            let mut talk = Talk::on_terminal(&home.command(&words));
+            talk.sees("leaves.");
+            talk.types(keys);
+            let (code, out) = talk.ends();
+            Told { line: words.join(" "), code, out, err: String::new() }
+        }
+    }
+}
+
+#[track_caller]
+fn answers(row: &Row, told: Told) {
+    eprintln!("{}", row.line);
+    let told = told.says(&[&row.says]);
+    match row.state {
+        State::Works => drop(told.ends(0)),
+        State::Planned => {
+            assert!(row.waits.is_some(), "{row:?} says not what it waits for");
+            drop(told.ends(2).says(&["not yet: "]));
+        }
+        State::Refused => {
+            assert!(told.code.is_some_and(|code| code != 0), "{row:?}");
+            drop(told.says(&["> "]));
+        }
+    }
+}
+
+#[test]
+fn every_line_has_an_answer() {
+    let home = Home::new();
+    let files = ["ISO", "KERNEL", "INITRD", "XML"].map(|name| (name, home.file(name, "nothing that boots")));
+    let files = [&files[..], &[("DISK", home.file("disk.img", [0; 4096]))]].concat();
+    let before = home.files();
+    for row in rows().iter().filter(|row| !row.kvm) {
+        answers(row, run(&home, row, &files));
+        assert_eq!(home.files(), before, "{row:?}");
+    }
+}
+
+#[test]
+fn every_line_that_works_is_run() {
+    kiln_lab::needs_kvm!(400, KILN);
+    let home = Home::new();
+    let boot = guest::boot(&home, SHELL);
+    let tree = guest::tree(&home, SHELL);
+    let folder = tree.clone();
+    let url = serve(move |path| std::fs::read(format!("{folder}{path}")).ok().map(|bytes| fine(&bytes)));
+    let files = [
+        ("DISK", home.file("disk.img", vec![0; 1 << 20])),
+        ("KERNEL", guest::kernel()),
+        ("INITRD", home.text("initrd")),
+        ("TREE", tree),
+        ("URL", url),
+    ];
+    for row in rows().iter().filter(|row| row.kvm) {
+        prepare(&home, row.with, &boot);
+        answers(row, run(&home, row, &files));
+        // The machine that a row makes is called new.
+        if row.kiln[0] == "install" {
+            home.kiln(&["destroy", "new"]).ends(0);
+            home.kiln(&["undefine", "new"]).ends(0);
+        }
+    }
+}
+
+fn prepare(home: &Home, wanted: Option<Machine>, boot: &str) {
+    let Some(wanted) = wanted else { return };
+    let state = home.machines().into_iter().find(|(name, _)| name == "web").map(|(_, state)| state);
+    match (wanted, state.as_deref()) {
+        (Machine::Running, Some("running")) | (Machine::Off, Some("shut off")) => {}
+        (Machine::Running, Some(_)) => drop(home.kiln(&["start", "web"]).ends(0)),
+        (Machine::Off, Some(_)) => drop(home.kiln(&["destroy", "web"]).ends(0)),
+        (_, None) => {
+            home.kiln(&install(&["--boot", boot, "--graphics", "vnc", "--noautoconsole"])).ends(0);
+            prepare(home, Some(wanted), boot);
+        }
+    }
+}
