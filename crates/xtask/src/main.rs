@@ -1,6 +1,7 @@
 //! Developer commands: `cargo xtask demo | test | lab | bench`.
 
 mod bench;
+mod clients;
 mod demo;
 mod lab;
 mod meter;

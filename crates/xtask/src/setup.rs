@@ -6,7 +6,16 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 /// Packages for the lab and for tests against peers.
-pub const FOR_TESTS: &[&str] = &["qemu-system-x86", "qemu-utils", "acpica-tools", "libvirt-clients", "libxml2-utils"];
+pub const FOR_TESTS: &[&str] = &[
+    "qemu-system-x86",
+    "qemu-utils",
+    "acpica-tools",
+    "libvirt-clients",
+    "libxml2-utils",
+    "python3-venv",
+    "tigervnc-viewer",
+    "xvfb",
+];
 
 /// Makes sure that the packages are installed.
 ///

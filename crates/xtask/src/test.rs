@@ -5,9 +5,9 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::setup;
+use crate::{clients, setup};
 
-/// Install what the tests need (by apt, as root or with sudo), then run all tests
+/// Install what the tests need (by apt, as root or with sudo, and pip), then run all tests
 ///
 /// Guest tests run straight where the host's KVM works, else in the lab; KILN_TEST_KVM=straight or lab forces either.
 #[derive(Debug, Args)]
@@ -20,6 +20,7 @@ pub struct Test {
 impl Test {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         setup::ensure(setup::FOR_TESTS)?;
+        clients::ensure()?;
         let mut cargo = Command::new("cargo");
         cargo.arg("test");
         if !self.args.iter().any(|a| a == "-p" || a.starts_with("--package")) {

@@ -1,0 +1,93 @@
+//! Keys and pointer of vncdotool as the guest's input devices report them.
+
+use crate::peers::vncdo;
+use crate::stage::Machine;
+
+/// Type, code and value of an event (linux/input-event-codes.h).
+type Event = (u16, u16, i32);
+
+const EV_KEY: u16 = 1;
+const EV_REL: u16 = 2;
+const REL_X: u16 = 0;
+const REL_Y: u16 = 1;
+const REL_WHEEL: u16 = 8;
+const BTN_LEFT: u16 = 0x110;
+const BTN_RIGHT: u16 = 0x111;
+const BTN_MIDDLE: u16 = 0x112;
+
+/// The events that the guest has printed, one a line: 8 numbers of time, type, code, value in two halves.
+fn events(text: &str) -> Vec<Event> {
+    let line = |line: &str| {
+        let numbers = line.split_whitespace().map(|word| word.parse::<u16>().ok()).collect::<Option<Vec<_>>>()?;
+        let [_, _, _, _, _, _, _, _, kind, code, low, high] = numbers[..] else { return None };
+        Some((kind, code, (u32::from(high) << 16 | u32::from(low)).cast_signed()))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+fn keys(events: &[Event]) -> Vec<(u16, i32)> {
+    events.iter().filter(|(kind, ..)| *kind == EV_KEY).map(|(_, code, value)| (*code, *value)).collect()
+}
+
+fn moved(events: &[Event], axis: u16) -> i32 {
+    events.iter().filter(|(kind, code, _)| (*kind, *code) == (EV_REL, axis)).map(|(.., value)| value).sum()
+}
+
+// Waits for so many key events and gives them all.
+fn waits_for_keys(machine: &Machine, count: usize) -> Vec<Event> {
+    machine.waits("key events", |text| {
+        let all = events(text);
+        (keys(&all).len() >= count).then_some(all)
+    })
+}
+
+/// Keys: as codes, and as the text that the guest's own terminal makes of them.
+pub fn typing(machine: &Machine) {
+    vncdo(machine.port, &["type", "kiln", "key", "f5", "key", "up", "key", "ctrl-alt-x", "key", "enter"]);
+    // KEY_K, KEY_I, KEY_L, KEY_N, KEY_F5, KEY_UP (an extended one).
+    let mut wanted: Vec<(u16, i32)> = [37, 23, 38, 49, 63, 103].iter().flat_map(|key| [(*key, 1), (*key, 0)]).collect();
+    // KEY_LEFTCTRL, KEY_LEFTALT, KEY_X: held together, let go in turn.
+    wanted.extend([(29, 1), (56, 1), (45, 1), (45, 0), (56, 0), (29, 0), (28, 1), (28, 0)]);
+    let seen = keys(&waits_for_keys(machine, wanted.len()));
+    assert_eq!(seen[..4 * 2 + 2 * 2], wanted[..4 * 2 + 2 * 2]);
+    let sorted = |keys: &[(u16, i32)]| {
+        let mut keys = keys.to_vec();
+        keys.sort_unstable();
+        keys
+    };
+    // In which order a combination is let go is the client's business.
+    assert_eq!(sorted(&seen), sorted(&wanted));
+
+    // The layout is right too, with Shift: the guest's own terminal reads the line.
+    let line = "Aa Zz 19 -=[];',./\\` ~!@#$%^&*()_+{}|:\"<>?";
+    vncdo(machine.port, &["type", line, "key", "enter"]);
+    let typed = machine.waits("the typed line", |text| {
+        let whole = text.split_inclusive('\n').filter(|l| l.starts_with("TYPED ") && l.ends_with('\n'));
+        whole.map(str::to_owned).nth(1)
+    });
+    assert_eq!(typed.trim_end(), format!("TYPED {line}"));
+}
+
+/// Motion, buttons and wheel.
+pub fn pointing(machine: &Machine) {
+    // Events come later than the line that the last of them has ended: until the second time that KEY_ENTER went up.
+    let before = machine.waits("the end of typing", |text| {
+        let ends = |event: &(usize, Event)| event.1 == (EV_KEY, 28, 0);
+        Some(events(text).into_iter().enumerate().filter(ends).nth(1)?.0 + 1)
+    });
+    let port = machine.port;
+    // The first place only tells where the pointer is; what follows is motion.
+    vncdo(port, &["move", "400", "300", "move", "430", "280", "click", "1", "click", "3", "click", "2", "click", "4"]);
+    vncdo(port, &["move", "430", "300", "move", "130", "700", "click", "5", "click", "1"]);
+    // Button 4 and 5 are the wheel: motion, no keys.
+    let seen = machine.waits("clicks", |text| {
+        let new = events(text).split_off(before);
+        (keys(&new).len() >= 8).then_some(new)
+    });
+    let clicks = [BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_LEFT].iter().flat_map(|button| [(*button, 1), (*button, 0)]);
+    assert_eq!(keys(&seen), clicks.collect::<Vec<_>>());
+    // 30 right, then 300 left; 20 up, 20 down, 400 down; the wheel once each way.
+    assert_eq!((moved(&seen, REL_X), moved(&seen, REL_Y)), (30 - 300, 400), "{seen:?}");
+    let wheel: Vec<_> = seen.iter().filter(|(kind, code, _)| (*kind, *code) == (EV_REL, REL_WHEEL)).collect();
+    assert_eq!(wheel, [&(EV_REL, REL_WHEEL, 1), &(EV_REL, REL_WHEEL, -1)]);
+}

@@ -1,0 +1,231 @@
+//! Where kiln runs: on this machine where its KVM works, else in a lab whose VNC ports lead here. Viewers run here.
+
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kiln_lab::machine::{Lab, Stream};
+use kiln_lab::options::Options;
+use kiln_lab::protocol::{Exit, Run};
+use kiln_lab::testing::{Place, place};
+use parking_lot::{Condvar, Mutex};
+
+use crate::guest;
+
+const KILN: &str = env!("CARGO_BIN_EXE_kiln");
+
+/// How long anything may take, wherever it runs.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Screens that one lab can show.
+const SCREENS: u16 = 8;
+
+/// First VNC port inside the lab.
+const FIRST_PORT: u16 = 5900;
+
+pub enum Stage {
+    Here { home: PathBuf },
+    Lab { lab: Box<Lab>, ports: Vec<u16>, next: Mutex<u16> },
+}
+
+fn free_port() -> TcpListener {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+}
+
+impl Stage {
+    /// Where guests can run: here, or in the lab.
+    pub fn any() -> Arc<Self> {
+        static HERE: OnceLock<Arc<Stage>> = OnceLock::new();
+        match place().unwrap() {
+            Place::Straight => HERE
+                .get_or_init(|| {
+                    Arc::new(Stage::Here { home: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep() })
+                })
+                .clone(),
+            Place::Lab => Self::lab(),
+        }
+    }
+
+    /// The lab, for tests that look into the kernel's debug files as root.
+    pub fn lab() -> Arc<Self> {
+        static LAB: OnceLock<Arc<Stage>> = OnceLock::new();
+        LAB.get_or_init(|| {
+            // All at once, so that they differ.
+            let held: Vec<_> = (0..SCREENS).map(|_| free_port()).collect();
+            let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
+            drop(held);
+            let files = guest::files();
+            let options = Options {
+                forwards: ports.iter().copied().zip(FIRST_PORT..).collect(),
+                files: vec![
+                    (KILN.into(), "/bin/kiln".into()),
+                    (files.kernel.clone(), "/kernel".into()),
+                    (files.initrd.clone(), "/initrd".into()),
+                ],
+                ..Options::default()
+            };
+            let lab = Box::new(Lab::start(&options).unwrap());
+            Arc::new(Stage::Lab { lab, ports, next: Mutex::new(0) })
+        })
+        .clone()
+    }
+
+    /// Runs a shell line and gives what it printed; it must succeed.
+    pub fn sh(&self, line: &str) -> String {
+        let mut text = Vec::new();
+        let exit = self.run(line, &mut |bytes| text.extend_from_slice(bytes));
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(exit, 0, "{line}\n{text}");
+        text
+    }
+
+    fn run(&self, line: &str, on_output: &mut dyn FnMut(&[u8])) -> i32 {
+        match self {
+            Stage::Here { home } => {
+                let mut command = Command::new("sh");
+                let path =
+                    format!("{}:{}", PathBuf::from(KILN).parent().unwrap().display(), std::env::var("PATH").unwrap());
+                command.args(["-c", &format!("exec 2>&1; {line}")]).env("KILN_HOME", home).env("PATH", path);
+                let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+                let mut output = child.stdout.take().unwrap();
+                let mut bytes = [0; 4096];
+                while let n @ 1.. = output.read(&mut bytes).unwrap() {
+                    on_output(&bytes[..n]);
+                }
+                child.wait().unwrap().code().unwrap_or(-1)
+            }
+            Stage::Lab { lab, .. } => {
+                let argv = ["sh", "-c", line].map(str::to_owned).to_vec();
+                let env = vec![("KILN_HOME".into(), "/kiln".into())];
+                let run = Run { argv, env, limit_ms: 600_000 };
+                let exit = lab.run(run, |_: Stream, bytes| on_output(bytes)).unwrap();
+                if let Exit::Status(status) = exit { status } else { -1 }
+            }
+        }
+    }
+
+    fn home(&self) -> String {
+        match self {
+            Stage::Here { home } => home.display().to_string(),
+            Stage::Lab { .. } => "/kiln".into(),
+        }
+    }
+
+    fn file(&self, path: &str) -> Vec<u8> {
+        match self {
+            Stage::Here { .. } => std::fs::read(path).unwrap(),
+            Stage::Lab { lab, .. } => lab.fetch(path).unwrap(),
+        }
+    }
+
+    // Kernel, initrd, and where VNC listens: address and port there, port here.
+    fn place_of(&self) -> (String, String, String, u16, u16) {
+        match self {
+            Stage::Here { .. } => {
+                let (files, port) = (guest::files(), free_port().local_addr().unwrap().port());
+                let [kernel, initrd] = [&files.kernel, &files.initrd].map(|path| path.display().to_string());
+                (kernel, initrd, "127.0.0.1".into(), port, port)
+            }
+            Stage::Lab { ports, next, .. } => {
+                let mut next = next.lock();
+                let number = *next;
+                *next += 1;
+                let here = ports[usize::from(number)];
+                ("/kernel".into(), "/initrd".into(), "10.0.2.15".into(), FIRST_PORT + number, here)
+            }
+        }
+    }
+}
+
+/// What a guest has said on its serial port, and how its installation ended.
+#[derive(Default)]
+struct Heard {
+    text: String,
+    ended: Option<i32>,
+}
+
+/// A machine that `kiln install` made and whose serial port is followed. Destroyed when dropped.
+pub struct Machine {
+    pub stage: Arc<Stage>,
+    pub name: &'static str,
+    /// VNC on this machine's 127.0.0.1.
+    pub port: u16,
+    heard: Arc<(Mutex<Heard>, Condvar)>,
+    follower: Option<JoinHandle<()>>,
+}
+
+impl Machine {
+    /// Installs it and waits until its guest has drawn.
+    pub fn install(stage: Arc<Stage>, name: &'static str) -> Self {
+        let (kernel, initrd, listen, port, here) = stage.place_of();
+        let line = format!(
+            "kiln install --name {name} --memory 256 --import --disk none --network none --autoconsole text \
+             --graphics vnc,listen={listen},port={port} \
+             --boot 'kernel={kernel},initrd={initrd},kernel_args=console=ttyS0 quiet vt.global_cursor_default=0'"
+        );
+        let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
+        let (told, there) = (heard.clone(), stage.clone());
+        let follower = std::thread::spawn(move || {
+            let status = there.run(&line, &mut |bytes| {
+                told.0.lock().text.push_str(&String::from_utf8_lossy(bytes));
+                told.1.notify_all();
+            });
+            told.0.lock().ended = Some(status);
+            told.1.notify_all();
+        });
+        let machine = Self { stage, name, port: here, heard, follower: Some(follower) };
+        machine.sees("GUEST READY");
+        machine
+    }
+
+    /// Waits until something can be found in what the guest has said, and gives it.
+    pub fn waits<T>(&self, what: &str, mut find: impl FnMut(&str) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut heard = self.heard.0.lock();
+        loop {
+            if let Some(found) = find(&heard.text) {
+                return found;
+            }
+            let late = self.heard.1.wait_until(&mut heard, deadline).timed_out();
+            assert!(!late && heard.ended.is_none(), "no {what}; {:?}\n{}", heard.ended, heard.text);
+        }
+    }
+
+    /// Waits for a line that begins so, and gives its rest.
+    pub fn sees(&self, start: &str) -> String {
+        self.waits(start, |text| {
+            let at = text.find(start)? + start.len();
+            let end = at + text[at..].find('\n')?;
+            Some(text[at..end].trim().to_owned())
+        })
+    }
+
+    /// `kiln screenshot`'s file.
+    pub fn screenshot(&self) -> Vec<u8> {
+        let path = format!("{}/{}.png", self.stage.home(), self.name);
+        self.stage.sh(&format!("kiln screenshot {} {path}", self.name));
+        self.stage.file(&path)
+    }
+
+    /// Process of the machine, there.
+    pub fn pid(&self) -> u32 {
+        let record = self.stage.sh(&format!("cat $KILN_HOME/run/machines/{}/running.json", self.name));
+        serde_json::from_str::<serde_json::Value>(&record).unwrap()["pid"].as_u64().unwrap() as u32
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let destroy = format!("kiln destroy {0} && kiln undefine {0}", self.name);
+        if std::thread::panicking() {
+            self.stage.run(&destroy, &mut |_| ());
+            return;
+        }
+        self.stage.sh(&destroy);
+        self.follower.take().unwrap().join().unwrap();
+    }
+}
