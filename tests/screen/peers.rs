@@ -85,13 +85,15 @@ impl TigerVnc {
         Self { viewer, _server: server, _numbers: numbers, folder }
     }
 
-    /// Waits until the viewer shows a picture, pixel by pixel.
-    pub fn waits_for(&mut self, wanted: &Picture) {
+    /// Waits until the viewer shows a picture, pixel by pixel. `about` says how the other side is, should it not.
+    pub fn waits_for(&mut self, wanted: &Picture, about: impl Fn() -> String) {
         let end = Instant::now() + PATIENCE;
         while !screen(&self.folder.path().join("Xvfb_screen0")).is_some_and(|screen| screen.shows(wanted)) {
             let ended = self.viewer.0.try_wait().unwrap();
-            let log = || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(ended.is_none() && Instant::now() < end, "the viewer doesn't show it; {ended:?}\n{}", log());
+            if ended.is_some() || Instant::now() > end {
+                let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+                panic!("the viewer doesn't show it; {ended:?}\n{log}\n{}", about());
+            }
             std::thread::sleep(Duration::from_millis(100));
         }
     }
