@@ -30,16 +30,19 @@ insmod /psmouse.ko
 event() { sed -n "/$1/,/^\$/s/.*\\(event[0-9]*\\).*/\\1/p" /proc/bus/input/devices; }
 until [ -n "$(event 'AT Translated')" ] && [ -n "$(event Mouse)" ]; do sleep 0.1; done
 draw() { cat /$1 > /dev/fb0; echo "DREW $1 $(head -c 4096000 /dev/fb0 | sha256sum | cut -c1-64)"; }
-stty -echo -F /dev/tty1
 for device in 'AT Translated' Mouse; do od -v -An -tu2 -w24 /dev/input/$(event "$device") & done
 until [ $(ls -l /proc/[0-9]*/fd 2>/dev/null | grep -c /dev/input/event) -ge 2 ]; do sleep 0.1; done
 echo "SCREEN $(cat /sys/class/graphics/fb0/name /sys/class/graphics/fb0/virtual_size /sys/class/graphics/fb0/stride | tr '\n' ' ')"
 draw pattern1
-echo GUEST READY
-while read -r line; do
-    echo "TYPED $line"
-    case $line in pattern*) draw $line ;; esac
-done < /dev/tty1
+{
+    # Only while somebody has it open does a terminal keep its settings.
+    stty -echo
+    echo GUEST READY
+    while read -r line; do
+        echo "TYPED $line"
+        case $line in pattern*) draw $line ;; esac
+    done
+} < /dev/tty1
 "#;
 
 const TREE: &str = "usr/lib/debian-installer/images/12/amd64";

@@ -38,7 +38,7 @@ pub fn vncdo_capture(port: u16) -> Picture {
     Picture::from_png(&fs::read(file).unwrap())
 }
 
-/// Ends its program when dropped; so does this program's end.
+/// Ends its program when dropped.
 struct Program(Child);
 
 impl Drop for Program {
@@ -61,7 +61,19 @@ impl TigerVnc {
     pub fn connect(port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Command::new("Xvfb");
-        server.args(["-displayfd", "1", "-screen", "0", "1600x1000x24", "-nolisten", "tcp", "-nocursor", "-fbdir"]);
+        // It ends with its last client, and the viewer with its connection, should this program be killed.
+        server.args([
+            "-terminate",
+            "-displayfd",
+            "1",
+            "-screen",
+            "0",
+            "1600x1000x24",
+            "-nolisten",
+            "tcp",
+            "-nocursor",
+            "-fbdir",
+        ]);
         server.arg(folder.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         let mut server = Program(server.spawn().expect("Xvfb is missing: run the tests by `cargo xtask test`"));
         let mut numbers = BufReader::new(server.0.stdout.take().unwrap());
@@ -85,13 +97,15 @@ impl TigerVnc {
         Self { viewer, _server: server, _numbers: numbers, folder }
     }
 
-    /// Waits until the viewer shows a picture, pixel by pixel.
-    pub fn waits_for(&mut self, wanted: &Picture) {
+    /// Waits until the viewer shows a picture, pixel by pixel. `about` says how the other side is, should it not.
+    pub fn waits_for(&mut self, wanted: &Picture, about: impl Fn() -> String) {
         let end = Instant::now() + PATIENCE;
         while !screen(&self.folder.path().join("Xvfb_screen0")).is_some_and(|screen| screen.shows(wanted)) {
             let ended = self.viewer.0.try_wait().unwrap();
-            let log = || fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(ended.is_none() && Instant::now() < end, "the viewer doesn't show it; {ended:?}\n{}", log());
+            if ended.is_some() || Instant::now() > end {
+                let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+                panic!("the viewer doesn't show it; {ended:?}\n{log}\n{}", about());
+            }
             std::thread::sleep(Duration::from_millis(100));
         }
     }

@@ -15,7 +15,10 @@ fn everybody_sees(machine: &Machine, viewer: &mut TigerVnc, which: u32) {
     let wanted = pattern(which);
     let drawn = machine.sees(&format!("DREW pattern{which} "));
     assert_eq!(drawn, sum(&wanted), "the guest's framebuffer holds something else than it wrote");
-    viewer.waits_for(&wanted);
+    viewer.waits_for(&wanted, || {
+        let seen = Viewer::new(machine.port).look().difference(&wanted);
+        format!("a viewer of ours: {seen:?}\n{}", machine.threads())
+    });
     assert_same("vncdotool", &vncdo_capture(machine.port), &wanted);
     assert_same("kiln screenshot", &Picture::from_png(&machine.screenshot()), &wanted);
     let mut raw = Viewer::new(machine.port);

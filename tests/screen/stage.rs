@@ -211,6 +211,15 @@ impl Machine {
         self.stage.file(&path)
     }
 
+    /// What each of its process's threads is at, and its connections.
+    pub fn threads(&self) -> String {
+        let pid = self.pid();
+        self.stage.sh(&format!(
+            "for t in /proc/{pid}/task/*; do echo $(cat $t/comm $t/syscall); grep -E 'State|ctxt' $t/status | tr '\\n' ' '; done; \
+             cat /proc/{pid}/net/tcp"
+        ))
+    }
+
     /// Process of the machine, there.
     pub fn pid(&self) -> u32 {
         let record = self.stage.sh(&format!("cat $KILN_HOME/run/machines/{}/running.json", self.name));
