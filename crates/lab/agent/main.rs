@@ -14,7 +14,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use anyhow::Context;
 use kiln_lab::protocol::{CHUNK, Exit, Message, Run, receive, send};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use parking_lot::Mutex;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -22,7 +24,28 @@ const PORT: &str = "kiln.lab";
 
 type Wire = Arc<Mutex<File>>;
 
+/// A virtual machine that never runs.
+///
+/// The lab's kernel patches its own code (the scheduler's, among others) when the first machine comes and when the last
+/// one goes, and when a local APIC is switched off. QEMU before 8.1 can keep executing the breakpoint that stands there
+/// meanwhile, on all CPUs for ever: it translates a page while another CPU writes to it. With one machine always there,
+/// whose APIC is never switched on, nothing is patched.
+struct Idle {
+    _machine: VmFd,
+    _processor: VcpuFd,
+}
+
+impl Idle {
+    fn new() -> Result<Self, kvm_ioctls::Error> {
+        let machine = Kvm::new()?.create_vm()?;
+        machine.create_irq_chip()?;
+        let processor = machine.create_vcpu(0)?;
+        Ok(Self { _machine: machine, _processor: processor })
+    }
+}
+
 fn main() -> anyhow::Result<()> {
+    let _idle = Idle::new().context("making the lab's idle machine")?;
     let mount = Command::new("/bin/busybox").args(["mount", "-t", "cgroup2", "cgroup2", CGROUPS]).status()?;
     anyhow::ensure!(mount.success(), "mounting cgroup2");
     let mut from = OpenOptions::new().read(true).write(true).open(port()?)?;

@@ -16,15 +16,30 @@ pub fn initramfs(kernel: &Kernel, modules: &[&str], script: &str) -> Result<Vec<
     with_files(kernel, modules, script, &[])
 }
 
+/// An initramfs in which `script` is all of `/init` from its first line on: busybox's shell and nothing else.
+///
+/// # Errors
+/// When busybox's package can't be had.
+pub fn bare(script: &str) -> Result<Vec<u8>> {
+    let mut archive = start()?;
+    archive.file("/init", 0o755, format!("#!/bin/busybox sh\n{script}\n").as_bytes())?;
+    Ok(archive.finish()?)
+}
+
+fn start() -> Result<Archive<Vec<u8>>> {
+    let mut archive = Archive::new(Vec::new());
+    archive.file("/bin/busybox", 0o755, &fs::read(packages::busybox()?)?)?;
+    archive.char_device("/dev/console", 0o600, 5, 1)?;
+    archive.char_device("/dev/null", 0o666, 1, 3)?;
+    Ok(archive)
+}
+
 /// As [`initramfs`], with more files: path, mode, bytes.
 ///
 /// # Errors
 /// When a package can't be had.
 pub fn with_files(kernel: &Kernel, modules: &[&str], script: &str, files: &[(&str, u32, &[u8])]) -> Result<Vec<u8>> {
-    let mut archive = Archive::new(Vec::new());
-    archive.file("/bin/busybox", 0o755, &fs::read(packages::busybox()?)?)?;
-    archive.char_device("/dev/console", 0o600, 5, 1)?;
-    archive.char_device("/dev/null", 0o666, 1, 3)?;
+    let mut archive = start()?;
     for folder in ["proc", "sys", "tmp", "run", "etc"] {
         archive.folder(folder)?;
     }

@@ -30,6 +30,10 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 /// How much longer than a command's own limit the agent may stay silent before the lab counts as dead.
 const GRACE: Duration = Duration::from_secs(60);
 
+/// Labs of this process with a monitor socket: `KILN_LAB_MONITOR` names the folder for QEMU's own monitors, one socket
+/// `PID.NUMBER` for each lab, for whom a lab hangs.
+static MONITORS: AtomicU32 = AtomicU32::new(0);
+
 /// The lab itself ended or hangs: no fault of the command that ran in it.
 #[derive(Debug)]
 pub struct Died {
@@ -338,6 +342,11 @@ fn arguments(options: &Options, kernel: &Path, initrd: &Path, folder: &Path) -> 
         add(&["-nic", &format!("user,model=virtio-net-pci{ports}")]);
     } else {
         add(&["-nic", "none"]);
+    }
+    if let Some(folder) = std::env::var_os("KILN_LAB_MONITOR") {
+        let at =
+            Path::new(&folder).join(format!("{}.{}", std::process::id(), MONITORS.fetch_add(1, Ordering::Relaxed)));
+        add(&["-monitor", &format!("unix:{},server=on,wait=off", text(&at)?)]);
     }
     for (number, disk) in options.disks.iter().enumerate() {
         let path = match disk {
