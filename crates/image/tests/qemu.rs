@@ -5,24 +5,39 @@
 use std::io::{BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kiln_image::raw::{Raw, create};
 use kiln_image::{Access, BlockDevice, Error};
 use tempfile::TempDir;
 
-fn image() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("disk.img");
-    create(&path, 1 << 20).unwrap();
-    (folder, path)
+/// One test at a time: between fork and exec a program that another test starts has this test's open files too, and keeps
+/// their locks.
+static ALONE: Mutex<()> = Mutex::new(());
+
+struct Scene {
+    folder: TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
-fn qcow2() -> (TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("disk.qcow2");
+fn scene() -> Scene {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    Scene { folder: tempfile::tempdir().unwrap(), _alone: alone }
+}
+
+fn image() -> (Scene, PathBuf) {
+    let scene = scene();
+    let path = scene.folder.path().join("disk.img");
+    create(&path, 1 << 20).unwrap();
+    (scene, path)
+}
+
+fn qcow2() -> (Scene, PathBuf) {
+    let scene = scene();
+    let path = scene.folder.path().join("disk.qcow2");
     let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("1M").status().unwrap();
     assert!(made.success());
-    (folder, path)
+    (scene, path)
 }
 
 fn run(program: &str, arguments: &[&str], path: &Path) -> Output {
