@@ -111,8 +111,11 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn other_process() -> Child {
-    // This same test program, asked for nothing but the lab below.
-    Command::new(std::env::current_exe().unwrap())
+    // This same test program, asked for nothing but the lab below. A shell that runs tests in the background lets them
+    // ignore SIGINT.
+    Command::new("env")
+        .arg("--default-signal=INT")
+        .arg(std::env::current_exe().unwrap())
         .args(["holds_a_lab_until_killed", "--exact", "--ignored", "--nocapture"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
