@@ -100,6 +100,22 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The image contradicts itself or its format.
+    #[error("{name} is damaged: {what}")]
+    Damaged {
+        /// The file.
+        name: String,
+        /// What is wrong, as a main clause about "it".
+        what: String,
+    },
+    /// The image needs something that this program doesn't have, or can't have with what was asked for.
+    #[error("can't use {name}: {what}")]
+    Unsupported {
+        /// The file.
+        name: String,
+        /// What, as a main clause about "it".
+        what: String,
+    },
     /// There is a file of this name.
     #[error("{} exists already", path.display())]
     Exists {
@@ -130,6 +146,7 @@ impl Error {
             }
             Error::NotADisk { .. } => "name a regular file or a block device",
             Error::InUse { .. } => "stop the machine or program that uses it, or open it shareable in both",
+            Error::Damaged { .. } => "look at it with kiln disk check, and at your backups before it repairs anything",
             Error::ReadOnly { .. } => "open it for writing",
             Error::Exists { .. } => "choose another name, or remove the file if nothing needs it",
             Error::Create { source, .. } | Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {

@@ -23,7 +23,11 @@
 pub mod block;
 mod error;
 pub mod lock;
+pub mod qcow2;
 pub mod raw;
+pub mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use block::{BlockDevice, Geometry, SECTOR};
 pub use error::{Error, Operation};

@@ -1,0 +1,377 @@
+//! Refcounts and the allocation of clusters (Host cluster management).
+//!
+//! Nothing is written here: changed blocks and table entries stay in memory until [`super::tables`] writes them in their
+//! order. A cluster becomes free in memory only after whatever referred to it is gone from the disk.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use super::bits::*;
+use super::cache::Cache;
+use super::layout::Layout;
+use crate::storage::{self, Storage};
+
+/// Bytes of refcount blocks that stay in memory.
+const CACHED: usize = 1 << 20;
+/// Bytes of a piece of a block.
+const PIECE: usize = 16 << 10;
+
+/// Refcount of entry `index` in a block's bytes. Refcount blocks: widths below a byte begin at the low bits.
+pub fn get(bytes: &[u8], order: u32, index: usize) -> u64 {
+    let number = |len: usize| bytes.get(index * len..(index + 1) * len).unwrap_or_default();
+    match order {
+        0..=2 => {
+            let per_byte = 8 >> order;
+            let byte = bytes.get(index / per_byte).copied().unwrap_or(0);
+            u64::from(byte >> (index % per_byte * (1 << order))) & ((1 << (1 << order)) - 1)
+        }
+        order => number(1 << (order - 3)).iter().fold(0, |all, byte| all << 8 | u64::from(*byte)),
+    }
+}
+
+/// Sets a refcount, which must fit.
+pub fn set(bytes: &mut [u8], order: u32, index: usize, value: u64) {
+    if order <= 2 {
+        let per_byte = 8 >> order;
+        let shift = index % per_byte * (1 << order);
+        let mask = ((1u32 << (1 << order)) - 1) << shift;
+        if let Some(byte) = bytes.get_mut(index / per_byte) {
+            *byte = (u32::from(*byte) & !mask | (value as u32) << shift & mask) as u8;
+        }
+        return;
+    }
+    let len = 1 << (order - 3);
+    if let Some(place) = bytes.get_mut(index * len..(index + 1) * len) {
+        place.copy_from_slice(value.to_be_bytes().get(8 - len..).unwrap_or_default());
+    }
+}
+
+/// A run of clusters, by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clusters {
+    /// The first one.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// The refcount table, its blocks, and where free clusters are looked for.
+pub struct Refcounts {
+    layout: Layout,
+    table: Vec<u64>,
+    /// Where the table that the header names is.
+    on_disk: Clusters,
+    /// Indexes of changed entries.
+    table_dirty: BTreeSet<usize>,
+    /// The table has grown, and has no place yet.
+    grown: bool,
+    blocks: Cache,
+    /// No cluster below it is free.
+    hint: u64,
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, "its refcount table can't grow any more")
+}
+
+impl Refcounts {
+    /// With the table as it is on the disk, at `offset`.
+    pub fn new(layout: Layout, offset: u64, table: Vec<u64>) -> Self {
+        let blocks = Cache::new(PIECE.min(layout.cluster() as usize), CACHED);
+        let count = layout.clusters(table.len() as u64 * 8);
+        let on_disk = Clusters { first: offset >> layout.cluster_bits, count };
+        Self { layout, table, on_disk, table_dirty: BTreeSet::new(), grown: false, blocks, hint: 0 }
+    }
+
+    /// Those of a new image: cluster 0 is the header's, 1 the table's, 2 the first block's.
+    pub fn format(layout: Layout) -> Self {
+        let mut new = Self::new(layout, layout.cluster(), vec![0; layout.cluster() as usize / 8]);
+        let unit = new.blocks.unit();
+        let block = layout.cluster() * 2;
+        for piece in (0..layout.cluster()).step_by(unit) {
+            let mut bytes = vec![0; unit].into_boxed_slice();
+            if piece == 0 {
+                (0..3).for_each(|cluster| set(&mut bytes, layout.refcount_order, cluster, 1));
+            }
+            new.blocks.put(block + piece, bytes);
+        }
+        if let Some(entry) = new.table.first_mut() {
+            *entry = block;
+        }
+        new.table_dirty.insert(0);
+        new
+    }
+
+    /// Place of the table in the file.
+    pub fn table(&self) -> Clusters {
+        self.on_disk
+    }
+
+    /// Offsets of refcount blocks, 0 where there is none.
+    pub fn blocks(&self) -> &[u64] {
+        &self.table
+    }
+
+    fn block_of(&self, cluster: u64) -> usize {
+        (cluster >> self.layout.refcounts_bits()) as usize
+    }
+
+    // Piece of the block and index in it.
+    fn place(&self, cluster: u64) -> Option<(u64, usize)> {
+        let block = self.table.get(self.block_of(cluster)).copied().filter(|block| block & REFCOUNT_OFFSET != 0)?;
+        let index = cluster & ((1 << self.layout.refcounts_bits()) - 1);
+        let bit = index << self.layout.refcount_order;
+        let unit_bits = self.blocks.unit() as u64 * 8;
+        let piece = (block & REFCOUNT_OFFSET) + bit / unit_bits * self.blocks.unit() as u64;
+        Some((piece, ((bit % unit_bits) >> self.layout.refcount_order) as usize))
+    }
+
+    fn sound(&self, block: u64) -> io::Result<()> {
+        if self.layout.within(block & REFCOUNT_OFFSET) == 0 {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, format!("a refcount block at {block:#x}, which is no cluster")))
+    }
+
+    /// Refcount of a cluster; 0 where there is no block.
+    ///
+    /// # Errors
+    /// When the block can't be read.
+    pub fn get(&mut self, storage: &dyn Storage, cluster: u64) -> io::Result<u64> {
+        let Some((piece, index)) = self.place(cluster) else { return Ok(0) };
+        self.sound(piece)?;
+        Ok(get(self.blocks.get(storage, piece)?, self.layout.refcount_order, index))
+    }
+
+    // The block must be there.
+    fn put(&mut self, storage: &dyn Storage, cluster: u64, value: u64) -> io::Result<()> {
+        let Some((piece, index)) = self.place(cluster) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a cluster without a refcount block"));
+        };
+        set(self.blocks.get_mut(storage, piece)?, self.layout.refcount_order, index, value);
+        Ok(())
+    }
+
+    /// Adds to (or takes from) a cluster's refcount. Returns what it is then.
+    ///
+    /// # Errors
+    /// When it would be below zero or more than its width holds, or the block can't be read.
+    pub fn change(&mut self, storage: &dyn Storage, cluster: u64, by: i64) -> io::Result<u64> {
+        let old = self.get(storage, cluster)?;
+        let new = old.checked_add_signed(by).filter(|new| *new <= self.layout.most_refcount()).ok_or_else(|| {
+            let what = if by < 0 { "freed, but is free already" } else { "used more often than its refcount can tell" };
+            let at = cluster << self.layout.cluster_bits;
+            io::Error::new(io::ErrorKind::InvalidData, format!("the cluster at {at:#x} is {what}"))
+        })?;
+        self.put(storage, cluster, new)?;
+        if new == 0 {
+            self.hint = self.hint.min(cluster);
+        }
+        Ok(new)
+    }
+
+    /// Takes `count` clusters in a row, each with refcount 1.
+    ///
+    /// # Errors
+    /// When the file can't grow so far, or a block can't be read.
+    pub fn allocate(&mut self, storage: &dyn Storage, count: u64) -> io::Result<Clusters> {
+        loop {
+            let first = self.find(storage, count)?;
+            if first.checked_add(count).is_none_or(|end| end > MOST_OFFSET >> self.layout.cluster_bits) {
+                return Err(too_large());
+            }
+            let mut blocks = self.block_of(first)..=self.block_of(first + count - 1);
+            if let Some(missing) = blocks.find(|block| self.table.get(*block).is_none_or(|offset| *offset == 0)) {
+                // The run's first cluster becomes the block, and the run is looked for anew behind it. It lies in the range
+                // of a block that is there, or of the missing one, which then describes itself.
+                self.add_block(storage, missing, first)?;
+                continue;
+            }
+            self.fill(storage, first, count)?;
+            if first == self.hint {
+                self.hint += count;
+            }
+            return Ok(Clusters { first, count });
+        }
+    }
+
+    /// Takes clusters at a place if all of them are free there. Says whether they were.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub fn allocate_at(&mut self, storage: &dyn Storage, wanted: Clusters) -> io::Result<bool> {
+        for cluster in wanted.first..wanted.first + wanted.count {
+            if self.get(storage, cluster)? != 0 {
+                return Ok(false);
+            }
+        }
+        let mut blocks = self.block_of(wanted.first)..=self.block_of(wanted.first + wanted.count - 1);
+        if blocks.any(|block| self.table.get(block).is_none_or(|offset| *offset == 0)) {
+            return Ok(false);
+        }
+        self.fill(storage, wanted.first, wanted.count)?;
+        Ok(true)
+    }
+
+    fn fill(&mut self, storage: &dyn Storage, first: u64, count: u64) -> io::Result<()> {
+        (first..first + count).try_for_each(|cluster| self.put(storage, cluster, 1))
+    }
+
+    // First of `count` free clusters in a row.
+    fn find(&mut self, storage: &dyn Storage, count: u64) -> io::Result<u64> {
+        let mut first_free = None;
+        let (mut at, mut run) = (self.hint, 0);
+        while run < count {
+            let in_piece = self.rest_of_piece(at).min(count.saturating_mul(2).max(64));
+            let Some((piece, index)) = self.place(at) else {
+                // No block: all of its range is free.
+                first_free = first_free.or(Some(at));
+                let rest = (1 << self.layout.refcounts_bits()) - (at & ((1 << self.layout.refcounts_bits()) - 1));
+                let step = rest.min(count - run);
+                (at, run) = (at + step, run + step);
+                continue;
+            };
+            self.sound(piece)?;
+            let order = self.layout.refcount_order;
+            let bytes = self.blocks.get(storage, piece)?;
+            for step in 0..in_piece {
+                if get(bytes, order, index + step as usize) == 0 {
+                    first_free = first_free.or(Some(at + step));
+                    run += 1;
+                    if run == count {
+                        at += step + 1;
+                        break;
+                    }
+                } else {
+                    run = 0;
+                }
+            }
+            if run < count {
+                at += in_piece;
+            }
+        }
+        self.hint = first_free.unwrap_or(at);
+        Ok(at - count)
+    }
+
+    // Clusters from this one to the end of its piece.
+    fn rest_of_piece(&self, cluster: u64) -> u64 {
+        let per_piece = ((self.blocks.unit() as u64 * 8) >> self.layout.refcount_order).max(1);
+        per_piece - cluster % per_piece
+    }
+
+    // Makes block number `block` at the free cluster `place`.
+    fn add_block(&mut self, storage: &dyn Storage, block: usize, place: u64) -> io::Result<()> {
+        if block >= self.table.len() {
+            self.grow_table(block)?;
+        }
+        let offset = place << self.layout.cluster_bits;
+        let unit = self.blocks.unit() as u64;
+        for piece in 0..self.layout.cluster() / unit {
+            self.blocks.put(offset + piece * unit, vec![0; unit as usize].into_boxed_slice());
+        }
+        if let Some(entry) = self.table.get_mut(block) {
+            *entry = offset;
+        }
+        self.table_dirty.insert(block);
+        self.put(storage, place, 1)
+    }
+
+    // In memory only: the longer table gets its place when it is written.
+    fn grow_table(&mut self, block: usize) -> io::Result<()> {
+        let entries = (block as u64 + 1).max(self.table.len() as u64 * 3 / 2);
+        let entries = entries.next_multiple_of(self.layout.cluster() / 8).min(MOST_REFCOUNT_TABLE / 8);
+        if entries <= block as u64 {
+            return Err(too_large());
+        }
+        self.table.resize(entries as usize, 0);
+        self.grown = true;
+        Ok(())
+    }
+
+    /// Whether any block is changed.
+    pub fn is_dirty(&self) -> bool {
+        self.blocks.is_dirty()
+    }
+
+    /// Whether any table entry is changed.
+    pub fn is_table_dirty(&self) -> bool {
+        self.grown || !self.table_dirty.is_empty()
+    }
+
+    /// Whether so many blocks are changed that they should be written.
+    pub fn is_crowded(&self) -> bool {
+        self.blocks.is_crowded()
+    }
+
+    /// Gives a table that has grown a new place, which the header has to name. Returns the old place, which is free from
+    /// then on, or nothing when the table hasn't grown.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub fn place_table(&mut self, storage: &dyn Storage) -> io::Result<Option<Clusters>> {
+        while self.grown {
+            let len = self.table.len();
+            let new = self.allocate(storage, self.layout.clusters(len as u64 * 8))?;
+            // Finding room for it may have made it grow once more.
+            if self.table.len() == len {
+                self.grown = false;
+                self.table_dirty.extend(0..len);
+                return Ok(Some(std::mem::replace(&mut self.on_disk, new)));
+            }
+            for cluster in new.first..new.first + new.count {
+                self.change(storage, cluster, -1)?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes changed blocks.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn write_blocks(&mut self, storage: &dyn Storage) -> io::Result<()> {
+        self.blocks.write(storage)
+    }
+
+    /// Writes changed table entries.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn write_table(&mut self, storage: &dyn Storage) -> io::Result<()> {
+        let offset = self.on_disk.first << self.layout.cluster_bits;
+        write_entries(storage, offset, &self.table, &mut self.table_dirty)
+    }
+
+    /// Forgets blocks in memory, which others have changed on the disk.
+    pub fn forget(&mut self, offset: u64) {
+        self.blocks.forget(offset, self.layout.cluster());
+    }
+}
+
+/// Writes the changed entries of a table of 64-bit entries, whole sectors at a time.
+///
+/// # Errors
+/// When the host fails; what wasn't written stays changed.
+pub fn write_entries(storage: &dyn Storage, offset: u64, table: &[u64], dirty: &mut BTreeSet<usize>) -> io::Result<()> {
+    // Entries of a sector, and of the longest single write.
+    const SECTOR: usize = 64;
+    const MOST: usize = 64 * SECTOR;
+    while let Some(first) = dirty.first().map(|index| index / SECTOR * SECTOR) {
+        let mut end = first;
+        // Sectors in a row go together.
+        while end < first + MOST && dirty.range(end..end + SECTOR).next().is_some() {
+            end += SECTOR;
+        }
+        let end = end.min(table.len());
+        let bytes: Vec<u8> =
+            table.get(first..end).unwrap_or_default().iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        storage::write(storage, &bytes, offset + first as u64 * 8)?;
+        *dirty = dirty.split_off(&end.max(first + 1));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "refcount_tests.rs"]
+mod tests;

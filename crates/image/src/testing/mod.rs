@@ -1,0 +1,5 @@
+//! Storages that tests put in place of files.
+
+mod memory;
+
+pub use memory::Memory;

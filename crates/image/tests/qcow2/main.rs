@@ -1,0 +1,6 @@
+//! qcow2 images against a model of their contents, with qemu-img as the judge.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // All of it is tests.
+
+mod contents;
+mod scene;
