@@ -12,7 +12,6 @@ use super::chip_configuration::{ChipConfiguration, ChipConfigurationState};
 use crate::bus::BusDevice;
 use crate::device::{Device, Saved, StateError};
 use crate::pci::bar::{Region, RegionKind, Space};
-use crate::pci::bits::{COMMAND, HEADER_TYPE, HEADER_TYPE_MULTIFUNCTION};
 use crate::pci::config::{ConfigSpace, Identity};
 use crate::pci::function::{Effect, Endpoint, EndpointState};
 use crate::pci::intx::{Intx, PIRQS, Router, routed_irq};
@@ -29,9 +28,6 @@ const IDENTITY: Identity = Identity {
     subsystem_vendor: SUBSYSTEM_VENDOR,
     subsystem: SUBSYSTEM,
 };
-/// I/O space, memory space and bus master are always on (ICH9 13.1.3).
-const COMMAND_RESET: u16 = 0x0007;
-const COMMAND_FIXED: u16 = 0x0007;
 
 /// The LPC bridge.
 pub struct Lpc {
@@ -49,9 +45,9 @@ struct LpcState {
 
 fn config() -> ConfigSpace {
     let mut config = ConfigSpace::endpoint(&IDENTITY);
-    config.init(COMMAND, &COMMAND_RESET.to_le_bytes());
-    config.forbid(COMMAND, &COMMAND_FIXED.to_le_bytes());
-    config.init(HEADER_TYPE, &[HEADER_TYPE_MULTIFUNCTION]);
+    // The command register is 0 after reset and may be written, as on QEMU's board, where ICH9 13.1.3 has its bits fixed
+    // at 1: a guest that finds decoding on switches it off and on again around each BAR that it looks for, some thirty
+    // exits for a function that has none. It is the only function of its device as yet.
     config.init(PMBASE, &PMBASE_IO.to_le_bytes());
     config.allow(PMBASE, &PMBASE_MASK.to_le_bytes());
     config.allow(ACPI_CONTROL, &[ACPI_CONTROL_WRITABLE]);
