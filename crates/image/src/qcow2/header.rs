@@ -514,4 +514,4 @@ fn feature_names() -> Vec<u8> {
 
 #[cfg(test)]
 #[path = "header_tests.rs"]
-mod tests;
+pub(crate) mod tests;

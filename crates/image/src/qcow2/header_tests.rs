@@ -1,6 +1,6 @@
 use super::*;
 
-fn plain() -> Header {
+pub fn plain() -> Header {
     Header {
         version: 3,
         cluster_bits: 16,

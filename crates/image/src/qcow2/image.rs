@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::bits::*;
+use super::check;
 use super::compress::Codec;
 use super::header::{Header, HeaderError, cluster_size};
 use super::layout::Layout;
@@ -88,6 +89,14 @@ impl Qcow2 {
         if !options.read_only && !options.even_corrupt && header.incompatible & incompatible::CORRUPT != 0 {
             return Err(Error::Damaged { name, what: "it is marked as corrupt, and can only be read".into() });
         }
+        let mut notes = Vec::new();
+        let header = if !options.read_only && header.incompatible & incompatible::DIRTY != 0 {
+            notes.push("it was not closed properly; its refcounts were repaired".into());
+            check::repair(&storage, &header, check::Fix::All, &mut |_| {})?;
+            read_header(storage.as_ref())?
+        } else {
+            header
+        };
         let layout = Layout::of(&header);
         if layout.data_file != options.data.is_some() {
             let what = "its external data file must be opened with it".into();
@@ -110,7 +119,7 @@ impl Qcow2 {
             read_only: options.read_only,
             unmap: options.unmap,
             begun: AtomicBool::new(false),
-            notes: Mutex::new(Vec::new()),
+            notes: Mutex::new(notes),
         })
     }
 

@@ -15,6 +15,7 @@
 pub mod bitmaps;
 pub mod bits;
 mod cache;
+pub mod check;
 pub mod compress;
 pub mod create;
 pub mod header;
@@ -22,6 +23,8 @@ pub mod image;
 pub mod layout;
 pub mod read;
 mod refcount;
+mod shape;
+pub mod snapshots;
 mod tables;
 mod write;
 

@@ -170,6 +170,42 @@ impl Refcounts {
         Ok(new)
     }
 
+    /// No cluster below `cluster` is given out, whatever its refcount says.
+    pub fn allocate_behind(&mut self, cluster: u64) {
+        self.hint = self.hint.max(cluster);
+    }
+
+    /// Sets a cluster's refcount. A block that is missing is made.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate), and when the refcount can't be so great.
+    pub fn assign(&mut self, storage: &dyn Storage, cluster: u64, value: u64) -> io::Result<()> {
+        if value > self.layout.most_refcount() {
+            let what = format!("a cluster with {value} references, more than its refcount can tell");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        if self.place(cluster).is_none() {
+            let hint = self.hint;
+            let place = self.allocate(storage, 1)?.first;
+            if self.place(cluster).is_none() {
+                self.add_block(storage, self.block_of(cluster), place)?;
+            } else {
+                // Making room has made the block.
+                self.change(storage, place, -1)?;
+            }
+            self.hint = self.hint.max(hint);
+        }
+        self.put(storage, cluster, value)
+    }
+
+    /// An empty table, whose clusters are all to be behind `cluster`.
+    pub fn anew(layout: Layout, cluster: u64) -> Self {
+        let mut new = Self::new(layout, 0, Vec::new());
+        new.on_disk = Clusters { first: 0, count: 0 };
+        new.hint = cluster;
+        new
+    }
+
     /// Takes `count` clusters in a row, each with refcount 1.
     ///
     /// # Errors

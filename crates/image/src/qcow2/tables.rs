@@ -265,6 +265,162 @@ impl Tables {
         Ok(new)
     }
 
+    /// Begins with refcounts of nothing, whose table and blocks will lie behind the end of the file. The old ones are
+    /// left alone.
+    pub fn rebuild_refcounts(&mut self) {
+        let end = self.file_end >> self.layout.cluster_bits;
+        self.refcounts = Refcounts::anew(self.layout, end);
+    }
+
+    /// Sets a cluster's refcount.
+    ///
+    /// # Errors
+    /// When the file can't grow, or the refcount can't be so great.
+    pub fn assign(&mut self, cluster: u64, value: u64) -> Result<(), Error> {
+        let failed = self.failed(Operation::Write, cluster << self.layout.cluster_bits);
+        let storage = self.storage.clone();
+        self.refcounts.allocate_behind(self.file_end >> self.layout.cluster_bits);
+        self.refcounts.assign(storage.as_ref(), cluster, value).map_err(failed)
+    }
+
+    /// Sets or clears COPIED in every entry of the active tables, where it stands, as `is_copied` says of the cluster.
+    ///
+    /// # Errors
+    /// When a table can't be read.
+    pub fn mark_copied(
+        &mut self,
+        mut is_copied: impl FnMut(&mut Refcounts, u64) -> io::Result<bool>,
+    ) -> Result<(), Error> {
+        let layout = self.layout;
+        let storage = self.storage.clone();
+        for index in 0..self.l1.len() {
+            let entry = self.l1.get(index).copied().unwrap_or(0);
+            let table = entry & OFFSET;
+            if table == 0 || layout.within(table) != 0 {
+                continue;
+            }
+            let failed = self.failed(Operation::Read, table);
+            let flag = |copied: bool| if copied { COPIED } else { 0 };
+            let new =
+                entry & !COPIED | flag(is_copied(&mut self.refcounts, table >> layout.cluster_bits).map_err(&failed)?);
+            if new != entry {
+                self.set_l1(index, new);
+            }
+            for piece in (table..table + layout.cluster()).step_by(self.l2.unit()) {
+                let bytes = self.l2.get(storage.as_ref(), piece).map_err(&failed)?;
+                let mut changes = Vec::new();
+                for (at, bytes) in
+                    (0..).step_by(layout.entry_len() as usize).zip(bytes.chunks_exact(layout.entry_len() as usize))
+                {
+                    let entry = decode(bytes);
+                    let (Kind::Standard { host } | Kind::Zero { host: Some(host) }) = entry.kind(&layout) else {
+                        continue;
+                    };
+                    let copied = layout.data_file
+                        || is_copied(&mut self.refcounts, host >> layout.cluster_bits).map_err(&failed)?;
+                    let new = entry.descriptor & !COPIED | flag(copied);
+                    if new != entry.descriptor {
+                        changes.push((at, new));
+                    }
+                }
+                if !changes.is_empty() {
+                    let bytes = self.l2.get_mut(storage.as_ref(), piece).map_err(&failed)?;
+                    for (at, new) in changes {
+                        if let Some(place) = bytes.get_mut(at..at + 8) {
+                            place.copy_from_slice(&new.to_be_bytes());
+                        }
+                    }
+                }
+            }
+            if self.is_crowded() {
+                self.commit()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds `by` to the refcount of each cluster that a tree of tables refers to: L2 tables and data, as often as they
+    /// are referred to.
+    ///
+    /// # Errors
+    /// When a table can't be read, or a refcount would get out of its range. All refcounts are then as they were.
+    pub fn count_tree(&mut self, l1: &[u64], by: i64) -> Result<(), Error> {
+        if by < 0 {
+            // The cluster with room for more compressed data may be free now.
+            self.compressed_end = 0;
+        }
+        let mut done = 0;
+        let outcome = self.count_some(l1, by, u64::MAX, &mut done);
+        if outcome.is_err() {
+            // What could be changed can be changed back.
+            self.count_some(l1, -by, done, &mut 0)?;
+        }
+        outcome
+    }
+
+    // Changes the first `most` refcounts, and counts them.
+    fn count_some(&mut self, l1: &[u64], by: i64, most: u64, done: &mut u64) -> Result<(), Error> {
+        let layout = self.layout;
+        let storage = self.storage.clone();
+        let mut bytes = vec![0; layout.cluster() as usize];
+        for table in l1.iter().map(|entry| entry & OFFSET).filter(|table| *table != 0) {
+            let failed = self.failed(Operation::Read, table);
+            storage::read(storage.as_ref(), &mut bytes, table).map_err(&failed)?;
+            let mut change = |host: u64, len: u64| {
+                let last = (host + len - 1) >> layout.cluster_bits;
+                (host >> layout.cluster_bits..=last)
+                    .try_for_each(|cluster| {
+                        if *done < most {
+                            self.refcounts.change(storage.as_ref(), cluster, by)?;
+                            *done += 1;
+                        }
+                        Ok(())
+                    })
+                    .map_err(&failed)
+            };
+            for entry in bytes.chunks_exact(layout.entry_len() as usize).map(decode) {
+                match entry.kind(&layout) {
+                    Kind::Compressed { host, len } => change(host, len)?,
+                    Kind::Standard { host } | Kind::Zero { host: Some(host) } if !layout.data_file => {
+                        change(host, layout.cluster())?;
+                    }
+                    _ => {}
+                }
+            }
+            change(table, layout.cluster())?;
+        }
+        Ok(())
+    }
+
+    /// Writes an L1 table to clusters of its own, without a barrier. Returns its place.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn write_l1_elsewhere(&mut self, l1: &[u64]) -> Result<u64, Error> {
+        let clusters = self.layout.clusters(l1.len() as u64 * 8).max(1);
+        let place = self.allocate(clusters)?;
+        self.take_fresh(place, clusters << self.layout.cluster_bits);
+        let mut bytes: Vec<u8> = l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        bytes.resize((clusters << self.layout.cluster_bits) as usize, 0);
+        storage::write(self.storage.as_ref(), &bytes, place).map_err(self.failed(Operation::Write, place))?;
+        self.unflushed = true;
+        Ok(place)
+    }
+
+    /// Takes a new active L1 table, which lies at `place` already. The header names it at the next commit.
+    pub fn switch_l1(&mut self, l1: Vec<u64>, place: u64) {
+        self.l1_dirty.clear();
+        self.header.l1_offset = place;
+        self.header.l1_entries = l1.len() as u32;
+        self.l1 = l1;
+        self.header_dirty = true;
+    }
+
+    /// Forgets all L2 tables in memory, which are none of the active ones any more. All of them must have been written.
+    pub fn forget_l2(&mut self) {
+        self.l2 = Cache::new(self.l2.unit(), CACHED);
+    }
+
     /// Sets an entry of the active L1 table.
     pub fn set_l1(&mut self, index: usize, entry: u64) {
         if let Some(place) = self.l1.get_mut(index) {

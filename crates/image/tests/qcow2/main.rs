@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // All of it is tests.
 
 mod contents;
+mod powerfail;
 mod scene;

@@ -1,0 +1,279 @@
+//! Goes through everything in an image that refers to clusters.
+
+use super::super::bitmaps;
+use super::super::bits::*;
+use super::super::layout::{ALL_ALLOCATED, Entry, Kind};
+use super::super::snapshots;
+use super::super::tables::read_table;
+use super::{Blocks, Check, Counters};
+use crate::Error;
+use crate::storage;
+
+/// One walk, which counts references.
+pub(super) struct Walk<'a, 'b> {
+    check: &'a mut Check<'b>,
+    counters: Counters,
+    /// Where the next data cluster would lie if the disk weren't fragmented.
+    next: u64,
+}
+
+impl<'a, 'b> Walk<'a, 'b> {
+    pub fn new(check: &'a mut Check<'b>, counters: Counters) -> Self {
+        Self { check, counters, next: 0 }
+    }
+
+    pub fn run(mut self) -> Result<Counters, Error> {
+        let layout = self.check.layout;
+        let header = self.check.header;
+        self.count("header", 0, layout.cluster());
+        let l1_len = u64::from(header.l1_entries) * 8;
+        self.count("L1 table", header.l1_offset, l1_len);
+        self.l1("L1 table", header.l1_offset, u64::from(header.l1_entries), true)?;
+        self.snapshots()?;
+        self.refcount_table()?;
+        if header.autoclear & autoclear::BITMAPS != 0 {
+            self.bitmaps()?;
+        }
+        Ok(self.counters)
+    }
+
+    // One more reference to each cluster of a range.
+    fn count(&mut self, what: &str, offset: u64, len: u64) {
+        let layout = self.check.layout;
+        if len == 0 {
+            return;
+        }
+        let end = offset.saturating_add(len);
+        if end.saturating_sub(self.check.file_len) >= layout.cluster() {
+            let file_len = self.check.file_len;
+            self.check.corruption(format!(
+                "{what} at {offset:#x} of {len} bytes lies behind the end of the file at {file_len:#x}"
+            ));
+            return;
+        }
+        for cluster in offset >> layout.cluster_bits..=(end - 1) >> layout.cluster_bits {
+            self.counters.add(cluster);
+        }
+    }
+
+    fn l1(&mut self, what: &str, offset: u64, entries: u64, is_active: bool) -> Result<(), Error> {
+        let layout = self.check.layout;
+        let table = read_table(self.check.storage, offset, entries).map_err(self.check.failed(offset))?;
+        let mut bytes = vec![0; layout.cluster() as usize];
+        for (index, entry) in table.into_iter().enumerate() {
+            let l2 = entry & OFFSET;
+            if l2 == 0 {
+                continue;
+            }
+            if entry & L1_RESERVED != 0 {
+                self.check.corruption(format!("entry {index} of the {what} has reserved bits set ({entry:#018x})"));
+            }
+            if layout.within(l2) != 0 {
+                self.check.corruption(format!("entry {index} of the {what} is {l2:#x}, which is no cluster's start"));
+                continue;
+            }
+            self.count("L2 table", l2, layout.cluster());
+            if l2 >= self.check.file_len {
+                continue;
+            }
+            storage::read(self.check.storage, &mut bytes, l2).map_err(self.check.failed(l2))?;
+            for (number, entry) in bytes.chunks_exact(layout.entry_len() as usize).map(decode).enumerate() {
+                self.l2_entry(l2, number, entry, is_active);
+            }
+        }
+        Ok(())
+    }
+
+    fn l2_entry(&mut self, table: u64, number: usize, entry: Entry, is_active: bool) {
+        let layout = self.check.layout;
+        let tell = |walk: &mut Self, what: &str| {
+            let bits = entry.descriptor;
+            walk.check.corruption(format!("entry {number} of the L2 table at {table:#x} {what} ({bits:#018x})"));
+        };
+        match entry.kind(&layout) {
+            Kind::Compressed { host, len } => {
+                if entry.is_copied() {
+                    tell(self, "is compressed and marked as not shared");
+                }
+                if layout.data_file {
+                    return tell(self, "is compressed, beside an external data file");
+                }
+                if layout.extended && entry.bitmap != 0 {
+                    return tell(self, "is compressed and has subclusters");
+                }
+                self.count("compressed data", host, len);
+                if is_active {
+                    self.check.report.allocated_clusters += 1;
+                    self.check.report.compressed_clusters += 1;
+                    // They lie anywhere.
+                    self.check.report.fragmented_clusters += 1;
+                }
+                return;
+            }
+            _ if entry.descriptor & L2_RESERVED != 0 || (layout.extended && entry.descriptor & ZERO != 0) => {
+                tell(self, "has reserved bits set");
+            }
+            _ => {}
+        }
+        let host = match entry.kind(&layout) {
+            Kind::Standard { host } | Kind::Zero { host: Some(host) } => host,
+            _ => {
+                if layout.extended && entry.bitmap & ALL_ALLOCATED != 0 {
+                    tell(self, "has allocated subclusters and no cluster");
+                }
+                return;
+            }
+        };
+        if layout.extended && entry.bitmap & entry.bitmap >> 32 & ALL_ALLOCATED != 0 {
+            return tell(self, "has subclusters that are allocated and zeros at once");
+        }
+        if layout.within(host) != 0 {
+            return tell(self, "is no cluster's start");
+        }
+        if is_active {
+            self.check.report.allocated_clusters += 1;
+            if self.next != 0 && host != self.next {
+                self.check.report.fragmented_clusters += 1;
+            }
+            self.next = host + layout.cluster();
+        }
+        if !layout.data_file {
+            self.count("data", host, layout.cluster());
+        }
+    }
+
+    fn snapshots(&mut self) -> Result<(), Error> {
+        let header = self.check.header;
+        if header.snapshots == 0 {
+            return Ok(());
+        }
+        let (all, len) = match snapshots::read(self.check.storage, header) {
+            Ok(found) => found,
+            Err(Error::Damaged { what, .. }) => {
+                self.check.corruption(what);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for snapshot in all {
+            let (offset, entries) = (snapshot.l1_offset, u64::from(snapshot.l1_entries));
+            let what = format!("L1 table of snapshot {:?}", snapshot.name);
+            if self.check.layout.within(offset) != 0 {
+                self.check.corruption(format!("the {what} is at {offset:#x}, which is no cluster's start"));
+                continue;
+            }
+            if entries * 8 > MOST_L1 {
+                self.check.corruption(format!("the {what} has {entries} entries"));
+                continue;
+            }
+            self.count(&what, offset, entries * 8);
+            self.l1(&what, offset, entries, false)?;
+        }
+        self.count("snapshot table", header.snapshots_offset, len);
+        Ok(())
+    }
+
+    fn refcount_table(&mut self) -> Result<(), Error> {
+        let (layout, header) = (self.check.layout, self.check.header);
+        let len = u64::from(header.refcount_table_clusters) << layout.cluster_bits;
+        let at = header.refcount_table_offset;
+        self.count("refcount table", at, len);
+        let table = read_table(self.check.storage, at, len / 8).map_err(self.check.failed(at))?;
+        let clusters = layout.clusters(self.check.file_len);
+        for (number, entry) in table.into_iter().enumerate() {
+            let offset = entry & REFCOUNT_OFFSET;
+            if entry & !REFCOUNT_OFFSET != 0 {
+                self.check.report.must_rebuild = true;
+                self.check.corruption(format!("refcount table entry {number} has reserved bits set ({entry:#x})"));
+            }
+            if offset == 0 {
+                continue;
+            }
+            if layout.within(offset) != 0 {
+                self.check.report.must_rebuild = true;
+                self.check
+                    .corruption(format!("refcount block {number} is at {offset:#x}, which is no cluster's start"));
+                continue;
+            }
+            if offset >> layout.cluster_bits >= clusters {
+                self.check.report.must_rebuild = true;
+                self.check
+                    .corruption(format!("refcount block {number} at {offset:#x} lies behind the end of the file"));
+                continue;
+            }
+            self.count("refcount block", offset, layout.cluster());
+            let references = self.counters.get(offset >> layout.cluster_bits);
+            if references > 1 {
+                self.check.report.must_rebuild = true;
+                self.check.corruption(format!("refcount block {number} at {offset:#x} is used by {references}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn bitmaps(&mut self) -> Result<(), Error> {
+        let Some(all) = self.check.header.bitmaps else { return Ok(()) };
+        self.count("bitmap directory", all.directory_offset, all.directory_len);
+        let found = match bitmaps::read_directory(self.check.storage, &all) {
+            Ok(found) => found,
+            Err(Error::Damaged { what, .. }) => {
+                self.check.corruption(what);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for bitmap in found {
+            let (offset, len) = (bitmap.table_offset, u64::from(bitmap.table_entries) * 8);
+            self.count("bitmap table", offset, len);
+            if offset >= self.check.file_len {
+                continue;
+            }
+            let clusters = bitmaps::data_clusters(self.check.storage, &bitmap).map_err(self.check.failed(offset))?;
+            let cluster_len = self.check.layout.cluster();
+            for cluster in clusters {
+                self.count("bitmap data", cluster, cluster_len);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decode(bytes: &[u8]) -> Entry {
+    let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
+    Entry { descriptor: word(0), bitmap: if bytes.len() == 16 { word(8) } else { 0 } }
+}
+
+/// Whether each reference of the active tables says truly whether its cluster has refcount 1.
+pub(super) fn copied_flags(check: &mut Check<'_>, blocks: &mut Blocks) -> Result<(), Error> {
+    let (layout, header) = (check.layout, check.header);
+    let l1 = read_table(check.storage, header.l1_offset, u64::from(header.l1_entries))
+        .map_err(check.failed(header.l1_offset))?;
+    let mut bytes = vec![0; layout.cluster() as usize];
+    for l1_entry in l1 {
+        let l2 = l1_entry & OFFSET;
+        if l2 == 0 || layout.within(l2) != 0 || l2 >= check.file_len {
+            continue;
+        }
+        let refcount = blocks.get(check, l2 >> layout.cluster_bits)?;
+        if (refcount == 1) != (l1_entry & COPIED != 0) {
+            check.corruption(format!(
+                "the L2 table at {l2:#x} has refcount {refcount}, its L1 entry is {l1_entry:#018x}"
+            ));
+        }
+        storage::read(check.storage, &mut bytes, l2).map_err(check.failed(l2))?;
+        for entry in bytes.chunks_exact(layout.entry_len() as usize).map(decode) {
+            let (Kind::Standard { host } | Kind::Zero { host: Some(host) }) = entry.kind(&layout) else { continue };
+            if layout.within(host) != 0 {
+                continue;
+            }
+            let refcount = if layout.data_file { 1 } else { blocks.get(check, host >> layout.cluster_bits)? };
+            if (refcount == 1) != entry.is_copied() {
+                let bits = entry.descriptor;
+                check.corruption(format!(
+                    "the cluster at {host:#x} has refcount {refcount}, its L2 entry is {bits:#018x}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}

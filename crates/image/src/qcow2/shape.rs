@@ -1,0 +1,349 @@
+//! What changes more than single clusters: snapshots and the disk's length.
+//!
+//! Snapshots move refcounts from 1 to 2 and back, and with them the COPIED flags in many tables at once. In version 3 the
+//! dirty bit is set from the first to the last of these writes, so that a power loss between them is repaired when the
+//! image is opened. Version 2 has no such bit: there the order sees to it that a flag may be missing, but is never set
+//! wrongly.
+
+use super::bits::*;
+use super::image::Qcow2;
+use super::layout::Layout;
+use super::snapshots::{self, Snapshot};
+use super::tables::{Tables, read_table};
+use crate::storage;
+use crate::{BlockDevice, Error, Operation};
+
+fn set_dirty(tables: &mut Tables, dirty: bool) {
+    if tables.layout.version < 3 {
+        return;
+    }
+    let old = tables.header.incompatible;
+    tables.header.incompatible = if dirty { old | incompatible::DIRTY } else { old & !incompatible::DIRTY };
+    if tables.header.incompatible != old {
+        tables.change_header();
+    }
+}
+
+impl Qcow2 {
+    /// All snapshots, as they stand in the table.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
+        let header = self.tables.lock().header.clone();
+        if header.snapshots == 0 {
+            return Ok(Vec::new());
+        }
+        snapshots::read(self.storage.as_ref(), &header).map(|(all, _)| all)
+    }
+
+    fn refuse_unless_snapshots(&self) -> Result<(), Error> {
+        let unsupported = |what: &str| Err(Error::Unsupported { name: self.name(), what: what.into() });
+        if self.layout.data_file {
+            return unsupported("it has an external data file, which snapshots would not cover");
+        }
+        if self.layout.refcount_order == 0 {
+            return unsupported("its refcounts have 1 bit, so that nothing can be shared with a snapshot");
+        }
+        if self.is_read_only() {
+            return Err(Error::ReadOnly { name: self.name(), operation: Operation::Write });
+        }
+        Ok(())
+    }
+
+    // Writes a snapshot table to clusters of its own and lets the header name it; the old one is let go.
+    fn write_snapshots(&self, tables: &mut Tables, all: &[Snapshot]) -> Result<(), Error> {
+        let layout = tables.layout;
+        let old = (tables.header.snapshots > 0)
+            .then(|| snapshots::read(self.storage.as_ref(), &tables.header))
+            .transpose()?
+            .map(|(_, len)| (tables.header.snapshots_offset, layout.clusters(len)));
+        let mut bytes = Vec::new();
+        all.iter().for_each(|snapshot| snapshot.encode(&mut bytes));
+        if bytes.len() as u64 > MOST_SNAPSHOT_TABLE || all.len() > MOST_SNAPSHOTS as usize {
+            let what = format!("it would have {} snapshots, more than fit into its table", all.len());
+            return Err(Error::Unsupported { name: self.name(), what });
+        }
+        let mut place = 0;
+        if !bytes.is_empty() {
+            let clusters = layout.clusters(bytes.len() as u64);
+            place = tables.allocate(clusters)?;
+            tables.take_fresh(place, clusters << layout.cluster_bits);
+            bytes.resize((clusters << layout.cluster_bits) as usize, 0);
+            storage::write(self.storage.as_ref(), &bytes, place).map_err(self.failed(Operation::Write, place))?;
+            tables.wrote();
+        }
+        tables.header.snapshots = all.len() as u32;
+        tables.header.snapshots_offset = place;
+        tables.change_header();
+        if let Some((offset, clusters)) = old {
+            tables.release(offset, clusters);
+        }
+        Ok(())
+    }
+
+    // Commits and frees at once: nobody else is there.
+    fn settle_alone(&self, tables: &mut Tables) -> Result<(), Error> {
+        tables.commit()?;
+        let gone = tables.take_gone();
+        self.codec.forget();
+        tables.reclaim(gone).map(drop)
+    }
+
+    /// Makes a snapshot of the disk as it is now. `seconds` and `nanoseconds` are the time since 1970. Returns its id.
+    ///
+    /// # Errors
+    /// When the image can't have snapshots, or the host fails.
+    pub fn create_snapshot(&self, name: &str, seconds: u32, nanoseconds: u32) -> Result<String, Error> {
+        self.refuse_unless_snapshots()?;
+        self.begin()?;
+        let _alone = self.requests.write();
+        let mut tables = self.tables.lock();
+        let mut all = self.listed(&tables)?;
+        let id = all.iter().filter_map(|snapshot| snapshot.id.parse::<u64>().ok()).max().unwrap_or(0) + 1;
+        set_dirty(&mut tables, true);
+        tables.wrote();
+        self.settle_alone(&mut tables)?;
+        tables.mark_copied(|_, _| Ok(false))?;
+        tables.commit()?;
+        let l1 = tables.l1.clone();
+        if let Err(error) = tables.count_tree(&l1, 1) {
+            self.mark_by_refcount(&mut tables)?;
+            return Err(error);
+        }
+        let l1_offset = tables.write_l1_elsewhere(&l1)?;
+        all.push(Snapshot {
+            l1_offset,
+            l1_entries: l1.len() as u32,
+            id: id.to_string(),
+            name: name.into(),
+            seconds,
+            nanoseconds,
+            disk_len: tables.header.size,
+            ..Snapshot::default()
+        });
+        self.write_snapshots(&mut tables, &all)?;
+        set_dirty(&mut tables, false);
+        self.settle_alone(&mut tables)?;
+        Ok(id.to_string())
+    }
+
+    fn listed(&self, tables: &Tables) -> Result<Vec<Snapshot>, Error> {
+        if tables.header.snapshots == 0 {
+            return Ok(Vec::new());
+        }
+        snapshots::read(self.storage.as_ref(), &tables.header).map(|(all, _)| all)
+    }
+
+    fn snapshot_l1(&self, snapshot: &Snapshot) -> Result<Vec<u64>, Error> {
+        let entries = u64::from(snapshot.l1_entries);
+        if entries * 8 > MOST_L1 || self.layout.within(snapshot.l1_offset) != 0 {
+            let what = format!("the L1 table of its snapshot {:?} can't be where it says", snapshot.name);
+            return Err(Error::Damaged { name: self.name(), what });
+        }
+        let failed = self.failed(Operation::Read, snapshot.l1_offset);
+        let l1 = read_table(self.storage.as_ref(), snapshot.l1_offset, entries).map_err(failed)?;
+        if let Some(wrong) = l1.iter().find(|entry| self.layout.within(**entry & OFFSET) != 0) {
+            let what = format!("its snapshot {:?} has an L2 table at {wrong:#x}", snapshot.name);
+            return Err(Error::Damaged { name: self.name(), what });
+        }
+        Ok(l1)
+    }
+
+    /// Puts the disk back to what it was when the snapshot was made. The snapshot stays.
+    ///
+    /// # Errors
+    /// When the snapshot can't be read, or the host fails.
+    pub fn apply_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        self.refuse_unless_snapshots()?;
+        self.begin()?;
+        let _alone = self.requests.write();
+        let mut tables = self.tables.lock();
+        let saved = self.snapshot_l1(snapshot)?;
+        // The machine's state is no part of the disk.
+        let entries = tables.header.l1_entries_for(snapshot.disk_len);
+        let mut new: Vec<u64> = saved.into_iter().take(entries as usize).map(|entry| entry & !COPIED).collect();
+        new.resize(entries as usize, 0);
+        if entries * 8 > MOST_L1 {
+            let what = format!("its snapshot {:?} has a disk of {} bytes", snapshot.name, snapshot.disk_len);
+            return Err(Error::Damaged { name: self.name(), what });
+        }
+        set_dirty(&mut tables, true);
+        tables.wrote();
+        self.settle_alone(&mut tables)?;
+        if let Err(error) = tables.count_tree(&new, 1) {
+            set_dirty(&mut tables, false);
+            self.settle_alone(&mut tables)?;
+            return Err(error);
+        }
+        let place = tables.write_l1_elsewhere(&new)?;
+        let old = std::mem::take(&mut tables.l1);
+        let (old_place, old_clusters) =
+            (tables.header.l1_offset, self.layout.clusters(u64::from(tables.header.l1_entries) * 8).max(1));
+        tables.forget_l2();
+        tables.switch_l1(new, place);
+        tables.header.size = snapshot.disk_len;
+        self.len.store(snapshot.disk_len, std::sync::atomic::Ordering::Release);
+        tables.release(old_place, old_clusters);
+        // The header names the new tables, and the old ones are counted down only then.
+        self.settle_alone(&mut tables)?;
+        tables.count_tree(&old, -1)?;
+        tables.wrote();
+        set_dirty(&mut tables, false);
+        self.settle_alone(&mut tables)
+    }
+
+    /// Removes a snapshot. `index` is its place in the list.
+    ///
+    /// # Errors
+    /// When the snapshot can't be read, or the host fails.
+    pub fn delete_snapshot(&self, index: usize) -> Result<(), Error> {
+        self.refuse_unless_snapshots()?;
+        self.begin()?;
+        let _alone = self.requests.write();
+        let mut tables = self.tables.lock();
+        let mut all = self.listed(&tables)?;
+        if index >= all.len() {
+            let what = format!("it has {} snapshots, and none of number {index}", all.len());
+            return Err(Error::Unsupported { name: self.name(), what });
+        }
+        let gone = all.remove(index);
+        let l1 = self.snapshot_l1(&gone)?;
+        tables.wrote();
+        self.settle_alone(&mut tables)?;
+        set_dirty(&mut tables, true);
+        self.write_snapshots(&mut tables, &all)?;
+        tables.release(gone.l1_offset, self.layout.clusters(u64::from(gone.l1_entries) * 8));
+        self.settle_alone(&mut tables)?;
+        tables.count_tree(&l1, -1)?;
+        tables.wrote();
+        tables.commit()?;
+        self.mark_by_refcount(&mut tables)
+    }
+
+    // What has refcount 1 is marked so, and the image is clean again.
+    fn mark_by_refcount(&self, tables: &mut Tables) -> Result<(), Error> {
+        let storage = self.storage.clone();
+        tables.mark_copied(|refcounts, cluster| Ok(refcounts.get(storage.as_ref(), cluster)? == 1))?;
+        tables.commit()?;
+        set_dirty(tables, false);
+        self.settle_alone(tables)
+    }
+
+    /// Changes the disk's length. What is added reads zeros.
+    ///
+    /// # Errors
+    /// When the image can't have that length, or the host fails.
+    pub fn resize(&self, len: u64) -> Result<(), Error> {
+        if self.is_read_only() {
+            return Err(Error::ReadOnly { name: self.name(), operation: Operation::Write });
+        }
+        let old = self.len();
+        if self.layout.version < 3 && self.tables.lock().header.snapshots > 0 {
+            let what = "it has snapshots, which can't tell their disk's length in version 2".into();
+            return Err(Error::Unsupported { name: self.name(), what });
+        }
+        self.begin()?;
+        match len.cmp(&old) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Less => self.shrink(len),
+            std::cmp::Ordering::Greater => self.grow(old, len),
+        }
+    }
+
+    fn grow(&self, old: u64, len: u64) -> Result<(), Error> {
+        {
+            let _alone = self.requests.write();
+            let mut tables = self.tables.lock();
+            let entries = tables.header.l1_entries_for(len);
+            if entries * 8 > MOST_L1 || len > i64::MAX as u64 {
+                let what = format!("a disk of {len} bytes needs larger clusters");
+                return Err(Error::Unsupported { name: self.name(), what });
+            }
+            if entries > tables.l1.len() as u64 {
+                tables.commit()?;
+                let mut l1 = tables.l1.clone();
+                l1.resize(entries as usize, 0);
+                let place = tables.write_l1_elsewhere(&l1)?;
+                let (offset, clusters) =
+                    (tables.header.l1_offset, self.layout.clusters(u64::from(tables.header.l1_entries) * 8).max(1));
+                tables.switch_l1(l1, place);
+                tables.release(offset, clusters);
+                self.settle_alone(&mut tables)?;
+            }
+        }
+        // What was beyond the end may not show: the rest of the last cluster, and a longer backing file. It is zeroed
+        // while the header still tells the old length.
+        let hidden = self.backing().map_or(0, |backing| backing.len()).max(old.next_multiple_of(self.layout.cluster()));
+        self.len.store(len, std::sync::atomic::Ordering::Release);
+        let zeroed = {
+            let _request = self.requests.read();
+            if hidden > old { self.zero_range(old, hidden.min(len) - old, true) } else { Ok(()) }
+        };
+        let outcome = zeroed.and_then(|()| self.settle()).and_then(|()| {
+            if self.layout.data_file {
+                self.data.set_len(len).map_err(self.failed(Operation::Write, len))?;
+            }
+            let mut tables = self.tables.lock();
+            tables.header.size = len;
+            tables.change_header();
+            tables.commit()
+        });
+        if outcome.is_err() {
+            self.len.store(old, std::sync::atomic::Ordering::Release);
+        }
+        outcome
+    }
+
+    fn shrink(&self, len: u64) -> Result<(), Error> {
+        let _alone = self.requests.write();
+        let mut tables = self.tables.lock();
+        let layout: Layout = self.layout;
+        tables.wrote();
+        tables.header.size = len;
+        tables.change_header();
+        self.settle_alone(&mut tables)?;
+        let old = self.len.swap(len, std::sync::atomic::Ordering::AcqRel);
+        let mut guest = len.next_multiple_of(layout.cluster());
+        while guest < old {
+            if tables.l2_table(guest)?.is_none() {
+                guest += layout.l2_reach() - guest % layout.l2_reach();
+                continue;
+            }
+            if guest.is_multiple_of(layout.l2_reach()) {
+                self.drop_l2(&mut tables, guest)?;
+                guest += layout.l2_reach();
+                continue;
+            }
+            let entry = tables.entry(guest)?;
+            if entry != Default::default() {
+                tables.set_entry(guest, Default::default())?;
+                tables.release_entry(entry);
+            }
+            guest += layout.cluster();
+        }
+        tables.wrote();
+        self.settle_alone(&mut tables)?;
+        if layout.data_file {
+            self.data.set_len(len).map_err(self.failed(Operation::Write, len))?;
+        }
+        tables.commit()
+    }
+
+    // A whole L2 table is beyond the end.
+    fn drop_l2(&self, tables: &mut Tables, guest: u64) -> Result<(), Error> {
+        let Some(table) = tables.l2_table(guest)? else { return Ok(()) };
+        let index = self.layout.l1_index(guest);
+        let mut at = guest;
+        // Each owner of a shared table has its own count on what the table refers to.
+        while at < guest + self.layout.l2_reach() {
+            for entry in tables.entries(at, 1 << self.layout.l2_bits)? {
+                tables.release_entry(entry);
+                at += self.layout.cluster();
+            }
+        }
+        tables.set_l1(index, 0);
+        tables.release(table, 1);
+        Ok(())
+    }
+}
