@@ -1,6 +1,6 @@
 //! How a verb fails: what, why, what to do, and with which exit status.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::process::ExitCode;
 
 /// Exit status of kiln's own verbs.
@@ -73,16 +73,23 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "kiln: {}", self.what)?;
+impl Failure {
+    /// The text under the name by which the program was called.
+    pub fn told_by(&self, program: &str) -> String {
+        let mut text = format!("{program}: {}", self.what);
         for (number, cause) in self.causes.iter().enumerate() {
-            write!(f, "\n  {}. {}", number + 1, indented(cause))?;
+            text.push_str(&format!("\n  {}. {}", number + 1, indented(cause)));
         }
         for line in &self.advice {
-            write!(f, "\n  > {}", indented(line))?;
+            text.push_str(&format!("\n  > {}", indented(line)));
         }
-        f.write_char('\n')
+        text + "\n"
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told_by("kiln"))
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod console;
+pub mod disk;
 pub mod failure;
 pub mod host;
 pub mod install;

@@ -83,7 +83,6 @@ const VERBS: &[&str] = &[
     "clone",
     "xml",
     "build",
-    "disk",
     "net",
     "media",
     "os",

@@ -1,20 +1,22 @@
 //! The words that the user types. One file per verb or group of verbs.
 
-mod dashes;
+pub(crate) mod dashes;
 mod doctor;
 mod install;
 mod later;
 mod machine;
-mod size;
+pub(crate) mod size;
 mod suboptions;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::disk::{self, Dialect};
 use crate::failure::{Failure, Status};
 use crate::runner::{self, start::RUN_MACHINE};
 
@@ -95,6 +97,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if args.get(1).is_some_and(|arg| arg == RUN_MACHINE) && args.len() == 2 {
         return runner::main();
     }
+    let name = args.first().and_then(|program| Path::new(program).file_name());
+    if name.is_some_and(|name| name == "qemu-img") {
+        return disk::main(Dialect::QemuImg, &args[1..]);
+    }
+    if args.get(1).is_some_and(|verb| verb == "disk") {
+        return disk::main(Dialect::Kiln, &args[2..]);
+    }
     match parse(&args).and_then(|words| words.map_or_else(Ok, |words| words.verb.run())) {
         Ok(code) => code,
         Err(failure) => {
@@ -135,7 +144,7 @@ fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a &'a str>) -> Option<&
 }
 
 /// What to say of a word that is none of the known ones.
-fn suggest(failure: Failure, word: &str, known: &[&str]) -> Failure {
+pub(crate) fn suggest(failure: Failure, word: &str, known: &[&str]) -> Failure {
     match nearest(word, known.iter()) {
         Some(near) => failure.advise(format!("Did you mean {near}?")),
         None => failure,
@@ -143,7 +152,7 @@ fn suggest(failure: Failure, word: &str, known: &[&str]) -> Failure {
 }
 
 /// Writes data to standard output. A reader that went away is no failure of ours.
-fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             Err(Failure::new(Status::Failed, "writing to standard output failed").because(&e))

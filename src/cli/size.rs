@@ -13,6 +13,11 @@ pub(super) fn parse(text: &str, unit: u64) -> Option<u64> {
         "t" | "T" => 1 << 40,
         _ => return None,
     };
+    scaled(number, unit)
+}
+
+/// Bytes of a number, with or without a fraction, that counts in `unit`.
+pub(crate) fn scaled(number: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let whole: u64 = whole.parse().ok()?;
     let mut bytes = whole.checked_mul(unit)?;
