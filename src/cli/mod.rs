@@ -4,6 +4,7 @@ pub(crate) mod dashes;
 mod doctor;
 mod install;
 mod later;
+mod link;
 mod machine;
 pub(crate) mod size;
 mod suboptions;
@@ -14,7 +15,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::disk::{self, Dialect};
 use crate::failure::{Failure, Status};
@@ -66,6 +67,17 @@ enum Verb {
     /// Show a machine's screen in an installed viewer
     View(machine::One),
     Doctor(doctor::Doctor),
+    /// Make, copy, check and change disks, as qemu-img does: kiln disk --help
+    #[command(disable_help_flag = true)]
+    Disk(DiskWords),
+    Link(link::Link),
+}
+
+/// What comes after `disk`, which has a reader of its own.
+#[derive(Debug, Args)]
+struct DiskWords {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "VERB")]
+    words: Vec<OsString>,
 }
 
 impl Verb {
@@ -87,6 +99,8 @@ impl Verb {
             Verb::Console(one) => machine::console(&one),
             Verb::View(one) => machine::view(&one),
             Verb::Doctor(doctor) => doctor.run(),
+            Verb::Disk(disk) => Ok(disk::main(Dialect::Kiln, &disk.words)),
+            Verb::Link(link) => link.run(),
         }
     }
 }

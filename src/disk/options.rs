@@ -289,9 +289,12 @@ impl Draft {
 
     /// Forgets what has no bearing on the space that a disk takes: qemu-img's measure doesn't look at it either.
     pub(super) fn for_measure(self, format: Format) -> Self {
-        let Self { preallocation, cluster_size, refcount_bits, extended_l2, .. } = self;
+        let Self { preallocation, cluster_size, refcount_bits, extended_l2, backing_file, backing_fmt, .. } = self;
+        // Only that there is a backing file counts.
+        let below = format == Format::Qcow2 && backing_file.is_some() && backing_fmt.is_some();
+        let (backing_file, backing_fmt) = if below { (backing_file, backing_fmt) } else { (None, None) };
         let preallocation = if format == Format::Raw { Preallocation::Off } else { preallocation };
-        Self { preallocation, cluster_size, refcount_bits, extended_l2, ..Self::default() }
+        Self { preallocation, cluster_size, refcount_bits, extended_l2, backing_file, backing_fmt, ..Self::default() }
     }
 
     fn raw(self) -> Result<Layout, Failure> {

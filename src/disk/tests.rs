@@ -127,7 +127,5 @@ fn requests_name_their_verb() {
     ] {
         let Ok(Parsed::Do(request)) = parse(K, &words(&format!("{verb} {rest}"))) else { panic!("{verb}") };
         assert_eq!(request.verb(), verb);
-        let failure = perform(K, request).unwrap_err();
-        assert_eq!(failure.what, format!("not yet: kiln disk {verb}"));
     }
 }

@@ -94,11 +94,14 @@ fn every_line_has_an_answer() {
     let home = Home::new();
     let files = ["ISO", "KERNEL", "INITRD", "XML"].map(|name| (name, home.file(name, "nothing that boots")));
     let files = [&files[..], &[("DISK", home.file("disk.img", [0; 4096]))]].concat();
-    let before = home.files();
     for row in rows().iter().filter(|row| !row.kvm) {
         eprintln!("{}", row.line);
+        let before = home.files();
         answers(row, run(&home, row, &files));
-        assert_eq!(home.files(), before, "{row:?}");
+        // Only what works leaves anything behind.
+        if row.state != State::Works {
+            assert_eq!(home.files(), before, "{row:?}");
+        }
     }
 }
 

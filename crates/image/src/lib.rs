@@ -1,4 +1,4 @@
-//! Disk images. Raw only so far; qcow2 comes with its own module.
+//! Disk images: raw and qcow2.
 //!
 //! Knows nothing of virtual machines: it opens files as disks and reads, writes, flushes and discards. Whatever the
 //! format, an opened disk is a [`BlockDevice`]; it blocks, and any number of threads may use it at once.
@@ -21,14 +21,21 @@
 //! ```
 
 pub mod block;
+pub mod chain;
+pub mod convert;
 mod error;
+pub mod format;
 pub mod lock;
+pub mod newfile;
 pub mod qcow2;
 pub mod raw;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod zeros;
 
 pub use block::{BlockDevice, Geometry, SECTOR};
+pub use chain::{Image, Open};
 pub use error::{Error, Operation};
+pub use format::Format;
 pub use lock::Access;

@@ -150,12 +150,19 @@ pub fn format(storage: Arc<dyn Storage>, data: Option<Arc<dyn Storage>>, new: &C
     let mut tables = Tables::format(storage.clone(), data.clone(), new.header())?;
     let failed = |source| Error::Io { name: name.clone(), operation: Operation::Write, offset: 0, source };
     if new.preallocation != Preallocation::Off {
-        preallocate(&mut tables, &(storage.clone(), data.clone()), new.preallocation)?;
+        let size = tables.header.size;
+        preallocate(&mut tables, &data.clone().unwrap_or_else(|| storage.clone()), new.preallocation, 0..size)?;
     }
     if let Some(data) = &data {
         data.set_len(tables.header.size).map_err(failed)?;
     }
     tables.commit()?;
+    // A refcount table that has grown has left its first place.
+    let gone = tables.take_gone();
+    if !gone.is_empty() {
+        tables.reclaim(gone)?;
+        tables.commit()?;
+    }
     let end = tables.file_end();
     if storage.len().map_err(failed)? < end {
         storage.set_len(end).map_err(failed)?;
@@ -163,21 +170,26 @@ pub fn format(storage: Arc<dyn Storage>, data: Option<Arc<dyn Storage>>, new: &C
     Ok(())
 }
 
-type Places = (Arc<dyn Storage>, Option<Arc<dyn Storage>>);
-
-fn preallocate(tables: &mut Tables, places: &Places, how: Preallocation) -> Result<(), Error> {
+/// Takes places for all clusters of a guest range that have none yet, and space as asked for. `target` is where guest data
+/// lie.
+///
+/// # Errors
+/// When the host fails.
+pub(super) fn preallocate(
+    tables: &mut Tables,
+    target: &Arc<dyn Storage>,
+    how: Preallocation,
+    range: std::ops::Range<u64>,
+) -> Result<(), Error> {
     let layout = tables.layout;
-    let size = tables.header.size.next_multiple_of(layout.cluster());
-    let (storage, data) = places;
-    let target = data.as_ref().unwrap_or(storage);
-    let mut guest = 0;
-    while guest < size {
+    let end = range.end.next_multiple_of(layout.cluster());
+    let mut guest = range.start.next_multiple_of(layout.cluster());
+    while guest < end {
         let most = layout.l2_reach() - guest % layout.l2_reach();
-        let count = (size - guest).min(most) >> layout.cluster_bits;
+        let count = (end - guest).min(most) >> layout.cluster_bits;
+        let len = count << layout.cluster_bits;
         let host = if layout.data_file { guest } else { tables.allocate(count)? };
-        if !layout.data_file {
-            tables.take_fresh(host, count << layout.cluster_bits);
-        }
+        let fresh = layout.data_file || tables.take_fresh(host, len);
         for number in 0..count {
             let at = number << layout.cluster_bits;
             let mut entry = Entry::data(&layout, host + at);
@@ -185,17 +197,23 @@ fn preallocate(tables: &mut Tables, places: &Places, how: Preallocation) -> Resu
                 // A place for each subcluster, and none of them allocated: what lies below shows.
                 entry.bitmap = 0;
             }
+            let old = tables.entry(guest + at)?;
             tables.set_entry(guest + at, entry)?;
+            tables.release_entry(old);
         }
         let failed = tables.failed(Operation::Write, host);
-        let len = count << layout.cluster_bits;
         match how {
-            Preallocation::Falloc if target.allocate(host, len).map_err(&failed)? => {}
+            Preallocation::Falloc if fresh && target.allocate(host, len).map_err(&failed)? => {}
             Preallocation::Falloc | Preallocation::Full => {
                 write_zero_bytes(target.as_ref(), host, len).map_err(&failed)?;
             }
+            // What was freed before has old contents.
+            Preallocation::Metadata if !fresh => {
+                storage::write_zeroes(target.as_ref(), host, len, true).map_err(&failed)?;
+            }
             Preallocation::Off | Preallocation::Metadata => {}
         }
+        tables.wrote();
         guest += len;
         if tables.is_crowded() {
             tables.commit()?;

@@ -53,6 +53,8 @@ pub struct Qcow2 {
     pub(super) len: AtomicU64,
     read_only: bool,
     unmap: bool,
+    /// There is no backing file, but there will be one: zeros have to be said.
+    pub(super) expects_backing: AtomicBool,
     /// The first write has done what comes with it.
     pub(super) begun: AtomicBool,
     /// Things that the user should hear of.
@@ -118,6 +120,7 @@ impl Qcow2 {
             len: AtomicU64::new(len),
             read_only: options.read_only,
             unmap: options.unmap,
+            expects_backing: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             notes: Mutex::new(notes),
         })
@@ -135,6 +138,16 @@ impl Qcow2 {
     /// The header as it is now.
     pub fn header(&self) -> Header {
         self.tables.lock().header.clone()
+    }
+
+    /// A backing file is about to be named: from now on zeros that are written are said, also where nothing else is.
+    pub fn expect_backing(&self) {
+        self.expects_backing.store(true, Ordering::Release);
+    }
+
+    /// Whether what isn't said reads zeros, now and later.
+    pub(super) fn is_bare(&self) -> bool {
+        self.backing.is_none() && !self.expects_backing.load(Ordering::Acquire)
     }
 
     /// What it lies on, for unallocated clusters.
@@ -215,13 +228,13 @@ impl Qcow2 {
         // Once more for the refcounts that went down.
         tables.commit()?;
         let end = tables.file_end();
-        if self.storage.len().is_ok_and(|len| len < end) {
+        if self.begun.load(Ordering::Acquire) && self.storage.len().is_ok_and(|len| len < end) {
             self.storage.set_len(end).map_err(self.failed(Operation::Write, end))?;
         }
         Ok(())
     }
 
-    fn check(&self, operation: Operation, offset: u64, len: u64) -> Result<(), Error> {
+    pub(super) fn check(&self, operation: Operation, offset: u64, len: u64) -> Result<(), Error> {
         if self.read_only && operation != Operation::Read {
             return Err(Error::ReadOnly { name: self.name(), operation });
         }

@@ -14,6 +14,11 @@ use crate::{BlockDevice, Error, Operation};
 pub enum Contents {
     /// What the backing file says, or zeros.
     Unallocated,
+    /// As unallocated, in subclusters of a cluster that has a place.
+    Kept {
+        /// Offset of that place.
+        host: u64,
+    },
     /// Zeros; `host` is kept for them.
     Zero {
         /// Offset of the space kept.
@@ -67,6 +72,7 @@ fn part(layout: &Layout, entry: Entry, within: u64) -> Extent {
     let contents = match (same, host) {
         ((true, _), Some(host)) => Contents::Data { host: host + within },
         ((_, true), host) => Contents::Zero { host: host.map(|host| host + within) },
+        (_, Some(host)) => Contents::Kept { host: host + within },
         _ => Contents::Unallocated,
     };
     Extent { len: end * layout.subcluster() - within, contents }
@@ -79,6 +85,7 @@ fn goes_on(extent: Extent, next: Contents) -> bool {
         (Contents::Zero { host: None }, Contents::Zero { host: None }) => true,
         (Contents::Zero { host: Some(a) }, Contents::Zero { host: Some(b) }) => a + extent.len == b,
         (Contents::Data { host: a }, Contents::Data { host: b }) => a + extent.len == b,
+        (Contents::Kept { host: a }, Contents::Kept { host: b }) => a + extent.len == b,
         _ => false,
     }
 }
@@ -130,6 +137,27 @@ impl Qcow2 {
         extent(&mut self.tables.lock(), offset, most)
     }
 
+    /// Whether far more clusters are taken than the file has space for, as after `preallocation=metadata`.
+    ///
+    /// # Errors
+    /// When refcounts can't be read.
+    pub fn is_preallocated(&self) -> Result<bool, Error> {
+        let failed = self.failed(Operation::Read, 0);
+        let (len, real) = (self.storage.len().map_err(&failed)?, self.storage.allocated().map_err(&failed)?);
+        let real = real >> self.layout.cluster_bits;
+        // As QEMU has it: a tenth more, and at least two.
+        let most = (real * 10 / 9).max(real + 2);
+        let mut tables = self.tables.lock();
+        let mut taken = 0;
+        for cluster in 0..self.layout.clusters(len) {
+            taken += u64::from(tables.refcounts.get(self.storage.as_ref(), cluster).map_err(&failed)? > 0);
+            if taken >= most {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) fn read_buffers(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> Result<(), Error> {
         let (mut rest, mut at) = (buffers, offset);
         IoSliceMut::advance_slices(&mut rest, 0);
@@ -155,7 +183,7 @@ impl Qcow2 {
                 Ok(())
             }
             Contents::Data { host } => self.data.read_at(buffers, host).map_err(self.failed(Operation::Read, host)),
-            Contents::Unallocated => read_below(self.backing.as_deref(), buffers, at),
+            Contents::Unallocated | Contents::Kept { .. } => read_below(self.backing.as_deref(), buffers, at),
             Contents::Compressed { host, len } => {
                 let cluster = self.codec.cluster(self.storage.as_ref(), &self.layout, host, len)?;
                 let mut from = cluster.get(self.layout.within(at) as usize..).unwrap_or_default();

@@ -6,6 +6,7 @@
 //! wrongly.
 
 use super::bits::*;
+use super::create::{self, Preallocation};
 use super::image::Qcow2;
 use super::layout::Layout;
 use super::snapshots::{self, Snapshot};
@@ -120,6 +121,8 @@ impl Qcow2 {
             seconds,
             nanoseconds,
             disk_len: tables.header.size,
+            // As QEMU has it where no machine runs.
+            instructions: Some(0),
             ..Snapshot::default()
         });
         self.write_snapshots(&mut tables, &all)?;
@@ -179,7 +182,7 @@ impl Qcow2 {
         let place = tables.write_l1_elsewhere(&new)?;
         let old = std::mem::take(&mut tables.l1);
         let (old_place, old_clusters) =
-            (tables.header.l1_offset, self.layout.clusters(u64::from(tables.header.l1_entries) * 8).max(1));
+            (tables.header.l1_offset, self.layout.clusters(u64::from(tables.header.l1_entries) * 8));
         tables.forget_l2();
         tables.switch_l1(new, place);
         tables.header.size = snapshot.disk_len;
@@ -191,6 +194,70 @@ impl Qcow2 {
         tables.wrote();
         set_dirty(&mut tables, false);
         self.settle_alone(&mut tables)
+    }
+
+    /// Shows the disk as it was when the snapshot was made. The image must be open for reading only.
+    ///
+    /// # Errors
+    /// When the snapshot's tables can't be read.
+    pub fn show(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        let l1 = self.snapshot_l1(snapshot)?;
+        let mut tables = self.tables.lock();
+        tables.l1 = l1;
+        tables.header.size = snapshot.disk_len;
+        self.len.store(snapshot.disk_len, std::sync::atomic::Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes everything out that the image says itself: what lies below shows everywhere.
+    ///
+    /// # Errors
+    /// When it is read-only, its tables can't be read, or the host fails.
+    pub fn make_empty(&self) -> Result<(), Error> {
+        if self.is_read_only() {
+            return Err(Error::ReadOnly { name: self.name(), operation: Operation::Write });
+        }
+        self.begin()?;
+        let _alone = self.requests.write();
+        let mut tables = self.tables.lock();
+        for index in 0..tables.l1.len() as u64 {
+            self.drop_l2(&mut tables, index * self.layout.l2_reach())?;
+        }
+        tables.wrote();
+        self.settle_alone(&mut tables)?;
+        tables.commit()
+    }
+
+    /// Names another backing file, or none. Contents of clusters stay as they are.
+    ///
+    /// # Errors
+    /// When it is read-only, the name doesn't fit into the header, or the host fails.
+    pub fn set_backing(&self, backing: Option<(std::ffi::OsString, Option<String>)>) -> Result<(), Error> {
+        if self.is_read_only() {
+            return Err(Error::ReadOnly { name: self.name(), operation: Operation::Write });
+        }
+        let name_len = backing.as_ref().map_or(0, |(name, _)| name.len());
+        if name_len > MOST_BACKING_NAME {
+            let what =
+                format!("a backing file's name of {name_len} bytes doesn't fit; {MOST_BACKING_NAME} are the most");
+            return Err(Error::Unsupported { name: self.name(), what });
+        }
+        self.settle()?;
+        let mut tables = self.tables.lock();
+        let as_it_is = (tables.header.backing.clone(), tables.header.backing_format.clone());
+        if backing.clone().map_or((None, None), |(name, format)| (Some(name), format)) == as_it_is {
+            return Ok(());
+        }
+        let before = tables.header.clone();
+        let (name, format) = backing.map_or((None, None), |(name, format)| (Some(name), format));
+        tables.header.backing = name;
+        tables.header.backing_format = format;
+        if let Err(error) = tables.header.encode() {
+            tables.header = before;
+            return Err(Error::Unsupported { name: self.name(), what: error.to_string() });
+        }
+        tables.change_header();
+        tables.commit()
     }
 
     /// Removes a snapshot. `index` is its place in the list.
@@ -235,6 +302,14 @@ impl Qcow2 {
     /// # Errors
     /// When the image can't have that length, or the host fails.
     pub fn resize(&self, len: u64) -> Result<(), Error> {
+        self.resize_with(len, Preallocation::Off)
+    }
+
+    /// As [`resize`](Self::resize); what is added takes its space at once, as asked for.
+    ///
+    /// # Errors
+    /// As [`resize`](Self::resize).
+    pub fn resize_with(&self, len: u64, preallocation: Preallocation) -> Result<(), Error> {
         if self.is_read_only() {
             return Err(Error::ReadOnly { name: self.name(), operation: Operation::Write });
         }
@@ -243,15 +318,17 @@ impl Qcow2 {
             let what = "it has snapshots, which can't tell their disk's length in version 2".into();
             return Err(Error::Unsupported { name: self.name(), what });
         }
-        self.begin()?;
+        if len != old {
+            self.begin()?;
+        }
         match len.cmp(&old) {
             std::cmp::Ordering::Equal => Ok(()),
             std::cmp::Ordering::Less => self.shrink(len),
-            std::cmp::Ordering::Greater => self.grow(old, len),
+            std::cmp::Ordering::Greater => self.grow(old, len, preallocation),
         }
     }
 
-    fn grow(&self, old: u64, len: u64) -> Result<(), Error> {
+    fn grow(&self, old: u64, len: u64, preallocation: Preallocation) -> Result<(), Error> {
         {
             let _alone = self.requests.write();
             let mut tables = self.tables.lock();
@@ -266,7 +343,7 @@ impl Qcow2 {
                 l1.resize(entries as usize, 0);
                 let place = tables.write_l1_elsewhere(&l1)?;
                 let (offset, clusters) =
-                    (tables.header.l1_offset, self.layout.clusters(u64::from(tables.header.l1_entries) * 8).max(1));
+                    (tables.header.l1_offset, self.layout.clusters(u64::from(tables.header.l1_entries) * 8));
                 tables.switch_l1(l1, place);
                 tables.release(offset, clusters);
                 self.settle_alone(&mut tables)?;
@@ -285,6 +362,10 @@ impl Qcow2 {
                 self.data.set_len(len).map_err(self.failed(Operation::Write, len))?;
             }
             let mut tables = self.tables.lock();
+            if preallocation != Preallocation::Off {
+                create::preallocate(&mut tables, &self.data, preallocation, old..len)?;
+                tables.commit()?;
+            }
             tables.header.size = len;
             tables.change_header();
             tables.commit()

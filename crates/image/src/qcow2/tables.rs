@@ -132,9 +132,11 @@ impl Tables {
         tables.header.refcount_table_offset = table.first << layout.cluster_bits;
         tables.header.refcount_table_clusters = table.count as u32;
         tables.header.l1_entries = entries as u32;
-        let clusters = layout.clusters(entries * 8).max(1);
-        tables.header.l1_offset = tables.allocate(clusters)?;
-        tables.take_fresh(tables.header.l1_offset, clusters << layout.cluster_bits);
+        let clusters = layout.clusters(entries * 8);
+        if clusters > 0 {
+            tables.header.l1_offset = tables.allocate(clusters)?;
+            tables.take_fresh(tables.header.l1_offset, clusters << layout.cluster_bits);
+        }
         Ok(tables)
     }
 
@@ -234,8 +236,11 @@ impl Tables {
         Ok(())
     }
 
-    // The L2 table that maps `guest`, with refcount 1.
-    fn own_l2_table(&mut self, guest: u64) -> Result<u64, Error> {
+    /// The L2 table that maps `guest`, ours alone: one that is missing or shared is made anew.
+    ///
+    /// # Errors
+    /// When a table can't be read or the file can't grow.
+    pub fn own_l2_table(&mut self, guest: u64) -> Result<u64, Error> {
         let index = self.layout.l1_index(guest);
         let old = self.l2_table(guest)?;
         if let Some(old) = old
@@ -284,15 +289,17 @@ impl Tables {
     }
 
     /// Sets or clears COPIED in every entry of the active tables, where it stands, as `is_copied` says of the cluster.
+    /// Returns how many were wrong.
     ///
     /// # Errors
     /// When a table can't be read.
     pub fn mark_copied(
         &mut self,
         mut is_copied: impl FnMut(&mut Refcounts, u64) -> io::Result<bool>,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         let layout = self.layout;
         let storage = self.storage.clone();
+        let mut wrong = 0;
         for index in 0..self.l1.len() {
             let entry = self.l1.get(index).copied().unwrap_or(0);
             let table = entry & OFFSET;
@@ -305,6 +312,7 @@ impl Tables {
                 entry & !COPIED | flag(is_copied(&mut self.refcounts, table >> layout.cluster_bits).map_err(&failed)?);
             if new != entry {
                 self.set_l1(index, new);
+                wrong += 1;
             }
             for piece in (table..table + layout.cluster()).step_by(self.l2.unit()) {
                 let bytes = self.l2.get(storage.as_ref(), piece).map_err(&failed)?;
@@ -323,6 +331,7 @@ impl Tables {
                         changes.push((at, new));
                     }
                 }
+                wrong += changes.len() as u64;
                 if !changes.is_empty() {
                     let bytes = self.l2.get_mut(storage.as_ref(), piece).map_err(&failed)?;
                     for (at, new) in changes {
@@ -336,7 +345,7 @@ impl Tables {
                 self.commit()?;
             }
         }
-        Ok(())
+        Ok(wrong)
     }
 
     /// Adds `by` to the refcount of each cluster that a tree of tables refers to: L2 tables and data, as often as they
@@ -397,7 +406,10 @@ impl Tables {
     /// # Errors
     /// When the host fails.
     pub fn write_l1_elsewhere(&mut self, l1: &[u64]) -> Result<u64, Error> {
-        let clusters = self.layout.clusters(l1.len() as u64 * 8).max(1);
+        let clusters = self.layout.clusters(l1.len() as u64 * 8);
+        if clusters == 0 {
+            return Ok(0);
+        }
         let place = self.allocate(clusters)?;
         self.take_fresh(place, clusters << self.layout.cluster_bits);
         let mut bytes: Vec<u8> = l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();

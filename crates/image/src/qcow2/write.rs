@@ -53,7 +53,70 @@ fn own_cluster(layout: &Layout, entry: Entry) -> Option<u64> {
     }
 }
 
+/// Places for a write that is to come: [`Qcow2::write_to`].
+pub struct Places(Vec<Step>);
+
 impl Qcow2 {
+    /// Takes the clusters that a write of `len` bytes at `at` needs. Whoever calls this in the order of offsets gets the
+    /// same image every time, however the writes themselves then run side by side.
+    ///
+    /// # Errors
+    /// When the range is not within the disk, or the file can't grow.
+    pub fn places(&self, at: u64, len: u64) -> Result<Places, Error> {
+        self.check(Operation::Write, at, len)?;
+        self.begin()?;
+        let _request = self.requests.read();
+        let mut steps = Vec::new();
+        let mut done = 0;
+        while done < len {
+            self.tables.lock().own_l2_table(at + done)?;
+            let step = self.next_step(at + done, len - done)?;
+            done += match &step {
+                Step::Wait => {
+                    self.wait_for(at + done);
+                    continue;
+                }
+                Step::InPlace { len, .. } => *len,
+                Step::Fill(filling) => filling.range.end - filling.range.start,
+            };
+            steps.push(step);
+        }
+        Ok(Places(steps))
+    }
+
+    /// Writes to the places taken for it.
+    ///
+    /// # Errors
+    /// When the host fails; what was not written reads as before.
+    pub fn write_to(&self, places: Places, bytes: &[u8]) -> Result<(), Error> {
+        let _request = self.requests.read();
+        let mut rest = bytes;
+        let mut outcome = Ok(());
+        for step in places.0 {
+            let len = match &step {
+                Step::Wait => 0,
+                Step::InPlace { len, .. } => *len,
+                Step::Fill(filling) => filling.range.end - filling.range.start,
+            };
+            let (head, tail) = rest.split_at((len as usize).min(rest.len()));
+            rest = tail;
+            let done = match step {
+                Step::Wait => Ok(()),
+                Step::InPlace { host, .. } => {
+                    self.data.write_at(&[IoSlice::new(head)], host).map_err(self.failed(Operation::Write, host))
+                }
+                // Places that will not be used are given back.
+                Step::Fill(filling) if outcome.is_ok() => self.fill(&filling, &[IoSlice::new(head)]),
+                Step::Fill(filling) => {
+                    self.give_up(&filling);
+                    Ok(())
+                }
+            };
+            outcome = outcome.and(done);
+        }
+        outcome
+    }
+
     pub(super) fn write_buffers(&self, buffers: &[IoSlice<'_>], offset: u64) -> Result<(), Error> {
         let mut list = buffers.to_vec();
         let (mut rest, mut at) = (list.as_mut_slice(), offset);
@@ -197,12 +260,24 @@ impl Qcow2 {
 
     fn fill(&self, filling: &Filling, buffers: &[IoSlice<'_>]) -> Result<(), Error> {
         let outcome = self.fill_clusters(filling, buffers).and_then(|()| self.link(filling));
-        if outcome.is_err() && filling.new && !self.layout.data_file {
+        match outcome {
+            Ok(()) => self.end_filling(filling),
+            Err(_) => self.give_up(filling),
+        }
+        outcome
+    }
+
+    fn give_up(&self, filling: &Filling) {
+        if filling.new && !self.layout.data_file {
             let clusters = self.clusters_of(filling);
             let count = (clusters.end - clusters.start) >> self.layout.cluster_bits;
-            // The first error is the one to tell.
+            // There is an error already, which is the one to tell.
             let _ = self.tables.lock().give_back(filling.host, count);
         }
+        self.end_filling(filling);
+    }
+
+    fn end_filling(&self, filling: &Filling) {
         let clusters = self.clusters_of(filling);
         let mut writing = self.writing.lock();
         if let Some(index) = writing.iter().position(|range| *range == clusters) {
@@ -210,7 +285,6 @@ impl Qcow2 {
         }
         drop(writing);
         self.written.notify_all();
-        outcome
     }
 
     // Writes the data and what of the old contents the touched units keep.
@@ -306,7 +380,7 @@ impl Qcow2 {
         let end = if end == size { end.next_multiple_of(layout.cluster()) } else { layout.floor(end) };
         self.each_cluster(start..end.max(start), |tables, guest, old| {
             let kind = old.kind(&layout);
-            let keeps_nothing = matches!(kind, Kind::Unallocated) && self.backing.is_none();
+            let keeps_nothing = matches!(kind, Kind::Unallocated) && self.is_bare();
             let is_zeros = matches!(kind, Kind::Zero { host: None }) && (!layout.extended || old.bitmap == ALL_ZEROS);
             if keeps_nothing || is_zeros {
                 return Ok(());
@@ -340,7 +414,7 @@ impl Qcow2 {
                 self.wait_for(guest);
                 continue;
             }
-            if self.backing.is_none() && tables.l2_table(guest)?.is_none() {
+            if self.is_bare() && tables.l2_table(guest)?.is_none() {
                 // Nothing there, and nothing below: zeros already.
                 guest += self.layout.l2_reach() - guest % self.layout.l2_reach();
                 continue;
@@ -376,7 +450,7 @@ impl Qcow2 {
         self.zero_subclusters(whole_last..last.max(whole_last), unmap)?;
         self.each_cluster(whole_first..whole_last, |tables, guest, old| {
             let kind = old.kind(&layout);
-            if matches!(kind, Kind::Unallocated) && self.backing.is_none() {
+            if matches!(kind, Kind::Unallocated) && self.is_bare() {
                 return Ok(());
             }
             let mut new = Entry::zeros(&layout);
@@ -429,6 +503,12 @@ impl Qcow2 {
         if compressed { self.write_zero_bytes(range.start, range.end - range.start, unmap) } else { Ok(()) }
     }
 
+    // A backing file that ends before reads zeros, unless another one is about to take its place.
+    fn reads_zeros_below(&self, at: u64) -> bool {
+        let expects = self.expects_backing.load(std::sync::atomic::Ordering::Acquire);
+        !expects && self.backing.as_ref().is_some_and(|backing| backing.len() <= at)
+    }
+
     // Zeros as data, except where they are already.
     fn write_zero_bytes(&self, offset: u64, len: u64, _unmap: bool) -> Result<(), Error> {
         static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
@@ -438,7 +518,9 @@ impl Qcow2 {
             let extent = self.extent(at, (end - at).min(ZEROES.len() as u64))?;
             let zeros = match extent.contents {
                 super::read::Contents::Zero { .. } => true,
-                super::read::Contents::Unallocated => self.backing.as_ref().is_none_or(|backing| backing.len() <= at),
+                super::read::Contents::Unallocated | super::read::Contents::Kept { .. } => {
+                    self.is_bare() || self.reads_zeros_below(at)
+                }
                 _ => false,
             };
             if !zeros {
@@ -450,46 +532,71 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Writes the compressed form of a whole cluster (of the disk's last one, padded with zeros). `at` is its beginning.
+    /// Takes room for the compressed form of the cluster that begins at `at`. As [`places`](Self::places).
     ///
     /// # Errors
-    /// When the host fails, or the image can't have compressed clusters.
-    pub fn write_compressed(&self, at: u64, compressed: &[u8]) -> Result<(), Error> {
+    /// When the image can't have compressed clusters, or the file can't grow.
+    pub fn compressed_place(&self, at: u64, len: u64) -> Result<CompressedPlace, Error> {
         self.begin()?;
         let _request = self.requests.read();
-        let layout = self.layout;
-        if layout.data_file {
+        if self.layout.data_file {
             let what = "it has an external data file, beside which nothing can be compressed".into();
             return Err(Error::Unsupported { name: self.name(), what });
         }
+        let range = at..at + self.layout.cluster();
         loop {
             self.wait_for(at);
             let mut tables = self.tables.lock();
-            if self.is_being_written(&(at..at + layout.cluster())) {
+            if self.is_being_written(&range) {
                 continue;
             }
             if tables.is_crowded() {
                 tables.commit()?;
             }
-            let host = tables.allocate_bytes(compressed.len() as u64)?;
-            self.writing.lock().push(at..at + layout.cluster());
-            drop(tables);
-            let outcome = storage::write(self.storage.as_ref(), compressed, host)
-                .map_err(self.failed(Operation::Write, host))
-                .and_then(|()| {
-                    let mut tables = self.tables.lock();
-                    let old = tables.entry(at)?;
-                    tables.set_entry(at, Entry::compressed(&layout, host, compressed.len() as u64))?;
-                    tables.release_entry(old);
-                    tables.wrote();
-                    Ok(())
-                });
-            let range = at..at + layout.cluster();
-            self.writing.lock().retain(|other| *other != range);
-            self.written.notify_all();
-            return outcome;
+            tables.own_l2_table(at)?;
+            let host = tables.allocate_bytes(len)?;
+            self.writing.lock().push(range);
+            return Ok(CompressedPlace { at, host });
         }
     }
+
+    /// Writes the compressed form of a cluster to the place taken for it.
+    ///
+    /// # Errors
+    /// When the host fails; the cluster then reads as before.
+    pub fn write_compressed_to(&self, place: CompressedPlace, compressed: &[u8]) -> Result<(), Error> {
+        let _request = self.requests.read();
+        let (layout, CompressedPlace { at, host }) = (self.layout, place);
+        let outcome = storage::write(self.storage.as_ref(), compressed, host)
+            .map_err(self.failed(Operation::Write, host))
+            .and_then(|()| {
+                let mut tables = self.tables.lock();
+                let old = tables.entry(at)?;
+                tables.set_entry(at, Entry::compressed(&layout, host, compressed.len() as u64))?;
+                tables.release_entry(old);
+                tables.wrote();
+                Ok(())
+            });
+        let range = at..at + layout.cluster();
+        self.writing.lock().retain(|other| *other != range);
+        self.written.notify_all();
+        outcome
+    }
+
+    /// Writes the compressed form of a whole cluster (of the disk's last one, padded with zeros). `at` is its beginning.
+    ///
+    /// # Errors
+    /// When the host fails, or the image can't have compressed clusters.
+    pub fn write_compressed(&self, at: u64, compressed: &[u8]) -> Result<(), Error> {
+        let place = self.compressed_place(at, compressed.len() as u64)?;
+        self.write_compressed_to(place, compressed)
+    }
+}
+
+/// A place for a compressed cluster: [`Qcow2::write_compressed_to`].
+pub struct CompressedPlace {
+    at: u64,
+    host: u64,
 }
 
 // The first `len` bytes of the buffers.

@@ -67,6 +67,18 @@ impl Raw {
         Ok(len)
     }
 
+    /// Changes its length.
+    ///
+    /// # Errors
+    /// When it is read-only, a block device, or the host fails.
+    pub fn resize(&self, len: u64) -> Result<(), Error> {
+        if self.read_only {
+            return Err(Error::ReadOnly { name: self.storage.name().into(), operation: Operation::Write });
+        }
+        self.storage.set_len(len).map_err(self.failed(Operation::Write, len))?;
+        self.refresh().map(drop)
+    }
+
     /// Where its bytes lie.
     pub fn storage(&self) -> &dyn Storage {
         self.storage.as_ref()

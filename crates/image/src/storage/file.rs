@@ -39,17 +39,31 @@ impl File {
         Self::from_file(file, &path.display().to_string(), access)
     }
 
+    /// Opens a file for reading without a look at locks: somebody may be writing to it.
+    ///
+    /// # Errors
+    /// When it can't be opened, or is no file or block device.
+    pub fn open_unlocked(path: &Path) -> Result<Self, Error> {
+        let file = std::fs::File::open(path).map_err(|source| Error::Open { path: path.into(), source })?;
+        Self::new(file, &path.display().to_string())
+    }
+
     /// Takes over an open file, which must be open for reading, and for writing when `access` writes. `name` stands in
     /// errors. A lock that the open file has already is kept.
     ///
     /// # Errors
     /// When it is no file or block device, or is in use.
     pub fn from_file(file: std::fs::File, name: &str, access: Access) -> Result<Self, Error> {
+        let new = Self::new(file, name)?;
+        lock::acquire(new.file(), name, access)?;
+        Ok(new)
+    }
+
+    fn new(file: std::fs::File, name: &str) -> Result<Self, Error> {
         let failed = |errno: Errno| Error::Open { path: name.into(), source: errno.into() };
         let stat = rustix::fs::fstat(&file).map_err(failed)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         is_disk(kind, || name.into())?;
-        lock::acquire(&file, name, access)?;
         let geometry = match kind {
             FileType::BlockDevice => Geometry {
                 logical_block: rustix::fs::ioctl_blksszget(&file).map_err(failed)?,

@@ -96,6 +96,52 @@ pub trait Storage: Send + Sync {
     fn block(&self) -> u32;
 }
 
+impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        (**self).len()
+    }
+
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+        (**self).read_at(buffers, offset)
+    }
+
+    fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        (**self).write_at(buffers, offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        (**self).flush()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        (**self).set_len(len)
+    }
+
+    fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<bool> {
+        (**self).zero(offset, len, unmap)
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<bool> {
+        (**self).allocate(offset, len)
+    }
+
+    fn stretch(&self, offset: u64) -> io::Result<Stretch> {
+        (**self).stretch(offset)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        (**self).allocated()
+    }
+
+    fn block(&self) -> u32 {
+        (**self).block()
+    }
+}
+
 /// Fills one buffer. As [`Storage::read_at`].
 ///
 /// # Errors

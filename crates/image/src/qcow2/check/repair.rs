@@ -28,14 +28,11 @@ pub struct Repaired {
     pub before: Report,
     /// What is left.
     pub after: Report,
+    /// Corruptions that were mended: wrong refcounts, and the flags that were wrong after them.
+    pub corruptions_fixed: u64,
 }
 
 impl Repaired {
-    /// Corruptions that are gone.
-    pub fn corruptions_fixed(&self) -> u64 {
-        self.before.corruptions.saturating_sub(self.after.corruptions)
-    }
-
     /// Leaks that are gone.
     pub fn leaks_fixed(&self) -> u64 {
         self.before.leaks.saturating_sub(self.after.leaks)
@@ -53,14 +50,20 @@ pub fn repair(
     tell: &mut dyn FnMut(Finding),
 ) -> Result<Repaired, Error> {
     let mut wrong = Vec::new();
+    let mut fixed = 0;
     let before = check_in(storage.as_ref(), header, WINDOW, tell, &mut |cluster, refcount, references| {
         if fix == Fix::All || refcount > u64::from(references) {
             wrong.push((cluster, u64::from(references)));
+            fixed += u64::from(refcount < u64::from(references));
         }
     })?;
+    if fix == Fix::Leaks && before.must_rebuild {
+        let what = "its refcounts have to be made anew, which is more than freeing leaked clusters".into();
+        return Err(Error::Unsupported { name: storage.name().into(), what });
+    }
     let bits = header.incompatible & (incompatible::DIRTY | incompatible::CORRUPT);
     if wrong.is_empty() && before.corruptions == 0 && bits == 0 {
-        return Ok(Repaired { after: before.clone(), before });
+        return Ok(Repaired { after: before.clone(), before, corruptions_fixed: 0 });
     }
     let mut tables = Tables::load(storage.clone(), None, header.clone(), true)?;
     if tables.layout.version >= 3 && header.incompatible & incompatible::DIRTY == 0 {
@@ -80,7 +83,7 @@ pub fn repair(
         tables.commit()?;
         let layout = tables.layout;
         let end = tables.file_end() >> layout.cluster_bits;
-        tables.mark_copied(|refcounts, cluster| {
+        fixed += tables.mark_copied(|refcounts, cluster| {
             Ok(cluster < end.max(cluster) && refcounts.get(storage.as_ref(), cluster)? == 1)
         })?;
     }
@@ -89,13 +92,14 @@ pub fn repair(
     tables.reclaim(gone)?;
     tables.commit()?;
     let after = check(storage.as_ref(), &tables.header, &mut |_| {})?;
-    // Leaks alone leave an image that can be used; what is left of anything else stays marked.
-    if after.corruptions == 0 && tables.layout.version >= 3 {
-        tables.header.incompatible &= !(incompatible::DIRTY | incompatible::CORRUPT);
+    // Refcounts are as right as they can be. What is left of anything else stays marked, if it was.
+    if tables.layout.version >= 3 {
+        let mended = if after.corruptions == 0 { incompatible::CORRUPT } else { 0 };
+        tables.header.incompatible &= !(incompatible::DIRTY | mended);
         tables.change_header();
         tables.commit()?;
     }
-    Ok(Repaired { before, after })
+    Ok(Repaired { before, after, corruptions_fixed: fixed })
 }
 
 // Everything that is referred to, but the old refcount table and blocks, gets its refcount in new blocks.
