@@ -1,5 +1,6 @@
 //! `map`.
 
+use std::fmt::Write;
 use std::process::ExitCode;
 
 use kiln_image::chain::Image;
@@ -107,18 +108,19 @@ fn tell(image: &Image, stretch: &Stretch, output: Output, out: &mut String) -> R
             if out.len() > 1 || !out.starts_with('[') {
                 out.push_str(",\n");
             }
-            out.push_str(&format!(
+            let offset = stretch.offset.map_or_else(String::new, |offset| format!(", \"offset\": {offset}"));
+            let _ = write!(
+                out,
                 "{{ \"start\": {}, \"length\": {}, \"depth\": {}, \"present\": {}, \"zero\": {}, \"data\": {}, \
-                 \"compressed\": {}{}}}",
+                 \"compressed\": {}{offset}}}",
                 stretch.start,
                 stretch.len,
                 stretch.depth,
                 stretch.present,
                 stretch.zero,
                 stretch.data,
-                stretch.compressed,
-                stretch.offset.map_or_else(String::new, |offset| format!(", \"offset\": {offset}"))
-            ));
+                stretch.compressed
+            );
             if out.len() > 1 << 16 {
                 print!("{out}");
                 // Not empty, so that the next one is set off from it.

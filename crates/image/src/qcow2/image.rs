@@ -55,6 +55,8 @@ pub struct Qcow2 {
     unmap: bool,
     /// There is no backing file, but there will be one: zeros have to be said.
     pub(super) expects_backing: AtomicBool,
+    /// Guest data went in place since the last barrier.
+    pub(super) moved: AtomicBool,
     /// The first write has done what comes with it.
     pub(super) begun: AtomicBool,
     /// Things that the user should hear of.
@@ -121,6 +123,7 @@ impl Qcow2 {
             read_only: options.read_only,
             unmap: options.unmap,
             expects_backing: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             notes: Mutex::new(notes),
         })
@@ -189,12 +192,18 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// The next barrier covers data that went in place, too.
+    pub(super) fn tell_moved(&self, tables: &mut Tables) {
+        if self.moved.swap(false, Ordering::AcqRel) {
+            tables.wrote();
+        }
+    }
+
     /// Writes what is in memory and makes it durable. Freed clusters can be given out again afterwards.
     pub(super) fn settle(&self) -> Result<(), Error> {
         let gone = {
             let mut tables = self.tables.lock();
-            // Data that went in place are to be durable, too.
-            tables.wrote();
+            self.tell_moved(&mut tables);
             tables.commit()?;
             tables.take_gone()
         };
@@ -225,8 +234,8 @@ impl Qcow2 {
         }
         self.settle()?;
         let mut tables = self.tables.lock();
-        // Once more for the refcounts that went down.
-        tables.commit()?;
+        // Once more for the refcounts that went down. Nobody has to wait for these: what is lost of them are leaks.
+        tables.spill()?;
         let end = tables.file_end();
         if self.begun.load(Ordering::Acquire) && self.storage.len().is_ok_and(|len| len < end) {
             self.storage.set_len(end).map_err(self.failed(Operation::Write, end))?;

@@ -98,6 +98,8 @@ pub fn extent(tables: &mut Tables, offset: u64, most: u64) -> Result<Extent, Err
     let layout = tables.layout;
     let mut found: Option<Extent> = None;
     let mut at = offset;
+    // Extents are short or long: few entries are decoded first, then more and more.
+    let mut batch = 4;
     'pieces: while at - offset < most {
         let clusters = (layout.within(at) + most - (at - offset)).div_ceil(layout.cluster());
         // Where no table is, none is read.
@@ -111,7 +113,8 @@ pub fn extent(tables: &mut Tables, offset: u64, most: u64) -> Result<Extent, Err
             at += next.len;
             continue;
         }
-        for entry in tables.entries(at, clusters)? {
+        batch *= 4;
+        for entry in tables.entries(at, clusters.min(batch))? {
             let cluster_end = layout.floor(at) + layout.cluster();
             while at < cluster_end {
                 let next = part(&layout, entry, layout.within(at));

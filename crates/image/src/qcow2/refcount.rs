@@ -330,6 +330,11 @@ impl Refcounts {
         self.blocks.is_dirty()
     }
 
+    /// Whether the table needs a new place before it can be written.
+    pub fn has_grown(&self) -> bool {
+        self.grown
+    }
+
     /// Whether any table entry is changed.
     pub fn is_table_dirty(&self) -> bool {
         self.grown || !self.table_dirty.is_empty()

@@ -102,11 +102,15 @@ impl Qcow2 {
         let mut tables = self.tables.lock();
         let mut all = self.listed(&tables)?;
         let id = all.iter().filter_map(|snapshot| snapshot.id.parse::<u64>().ok()).max().unwrap_or(0) + 1;
+        self.tell_moved(&mut tables);
         set_dirty(&mut tables, true);
-        tables.wrote();
         self.settle_alone(&mut tables)?;
         tables.mark_copied(|_, _| Ok(false))?;
-        tables.commit()?;
+        tables.spill()?;
+        if self.layout.version < 3 {
+            // Nothing may be counted twice on the disk that still says it is counted once.
+            tables.barrier()?;
+        }
         let l1 = tables.l1.clone();
         if let Err(error) = tables.count_tree(&l1, 1) {
             self.mark_by_refcount(&mut tables)?;
@@ -126,6 +130,7 @@ impl Qcow2 {
             ..Snapshot::default()
         });
         self.write_snapshots(&mut tables, &all)?;
+        tables.spill()?;
         set_dirty(&mut tables, false);
         self.settle_alone(&mut tables)?;
         Ok(id.to_string())
@@ -171,8 +176,8 @@ impl Qcow2 {
             let what = format!("its snapshot {:?} has a disk of {} bytes", snapshot.name, snapshot.disk_len);
             return Err(Error::Damaged { name: self.name(), what });
         }
+        self.tell_moved(&mut tables);
         set_dirty(&mut tables, true);
-        tables.wrote();
         self.settle_alone(&mut tables)?;
         if let Err(error) = tables.count_tree(&new, 1) {
             set_dirty(&mut tables, false);
@@ -188,10 +193,15 @@ impl Qcow2 {
         tables.header.size = snapshot.disk_len;
         self.len.store(snapshot.disk_len, std::sync::atomic::Ordering::Release);
         tables.release(old_place, old_clusters);
-        // The header names the new tables, and the old ones are counted down only then.
-        self.settle_alone(&mut tables)?;
+        if self.layout.version < 3 {
+            // The header names the new tables before the old ones are counted down.
+            self.settle_alone(&mut tables)?;
+            tables.count_tree(&old, -1)?;
+            return tables.spill();
+        }
+        // Whatever is counted while the image is dirty is counted anew when that has to be mended.
         tables.count_tree(&old, -1)?;
-        tables.wrote();
+        tables.spill()?;
         set_dirty(&mut tables, false);
         self.settle_alone(&mut tables)
     }
@@ -276,15 +286,18 @@ impl Qcow2 {
         }
         let gone = all.remove(index);
         let l1 = self.snapshot_l1(&gone)?;
-        tables.wrote();
-        self.settle_alone(&mut tables)?;
+        self.tell_moved(&mut tables);
+        tables.commit()?;
         set_dirty(&mut tables, true);
         self.write_snapshots(&mut tables, &all)?;
         tables.release(gone.l1_offset, self.layout.clusters(u64::from(gone.l1_entries) * 8));
         self.settle_alone(&mut tables)?;
         tables.count_tree(&l1, -1)?;
-        tables.wrote();
-        tables.commit()?;
+        tables.spill()?;
+        if self.layout.version < 3 {
+            // What says that it is counted once must be so on the disk.
+            tables.barrier()?;
+        }
         self.mark_by_refcount(&mut tables)
     }
 
@@ -292,7 +305,7 @@ impl Qcow2 {
     fn mark_by_refcount(&self, tables: &mut Tables) -> Result<(), Error> {
         let storage = self.storage.clone();
         tables.mark_copied(|refcounts, cluster| Ok(refcounts.get(storage.as_ref(), cluster)? == 1))?;
-        tables.commit()?;
+        tables.spill()?;
         set_dirty(tables, false);
         self.settle_alone(tables)
     }

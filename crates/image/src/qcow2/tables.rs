@@ -558,7 +558,11 @@ impl Tables {
         self.l2.is_crowded() || self.refcounts.is_crowded()
     }
 
-    fn barrier(&mut self) -> Result<(), Error> {
+    /// Waits until everything written is durable.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn barrier(&mut self) -> Result<(), Error> {
         if self.barriers && self.unflushed {
             if let Some(data) = &self.data {
                 data.flush().map_err(self.failed(Operation::Flush, 0))?;
@@ -611,6 +615,27 @@ impl Tables {
         }
         self.barrier()?;
         self.gone.append(&mut self.dropped);
+        Ok(())
+    }
+
+    /// Writes everything that is changed but the header, in any order and without a barrier. Only right when a power loss
+    /// among these writes does no harm: because the dirty bit is set, or because all of them are refcounts going down.
+    ///
+    /// # Errors
+    /// When the host fails. What was not written stays changed.
+    pub fn spill(&mut self) -> Result<(), Error> {
+        let storage = self.storage.clone();
+        let failed = self.failed(Operation::Write, 0);
+        let before = self.unflushed;
+        self.unflushed |= self.refcounts.is_dirty() || self.l2.is_dirty() || !self.l1_dirty.is_empty();
+        self.refcounts.write_blocks(storage.as_ref()).map_err(&failed)?;
+        self.l2.write(storage.as_ref()).map_err(&failed)?;
+        write_entries(storage.as_ref(), self.header.l1_offset, &self.l1, &mut self.l1_dirty).map_err(&failed)?;
+        if self.refcounts.is_table_dirty() && !self.refcounts.has_grown() {
+            self.refcounts.write_table(storage.as_ref()).map_err(&failed)?;
+            self.unflushed = true;
+        }
+        debug_assert!(self.unflushed || !before);
         Ok(())
     }
 

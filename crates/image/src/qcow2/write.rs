@@ -102,9 +102,7 @@ impl Qcow2 {
             rest = tail;
             let done = match step {
                 Step::Wait => Ok(()),
-                Step::InPlace { host, .. } => {
-                    self.data.write_at(&[IoSlice::new(head)], host).map_err(self.failed(Operation::Write, host))
-                }
+                Step::InPlace { host, .. } => self.write_in_place(&[IoSlice::new(head)], host),
                 // Places that will not be used are given back.
                 Step::Fill(filling) if outcome.is_ok() => self.fill(&filling, &[IoSlice::new(head)]),
                 Step::Fill(filling) => {
@@ -130,7 +128,7 @@ impl Qcow2 {
                 }
                 Step::InPlace { host, len } => {
                     let head = take(rest, len as usize);
-                    self.data.write_at(&head, host).map_err(self.failed(Operation::Write, host))?;
+                    self.write_in_place(&head, host)?;
                     len
                 }
                 Step::Fill(filling) => {
@@ -144,6 +142,12 @@ impl Qcow2 {
             at += done;
         }
         Ok(())
+    }
+
+    fn write_in_place(&self, buffers: &[IoSlice<'_>], host: u64) -> Result<(), Error> {
+        let outcome = self.data.write_at(buffers, host).map_err(self.failed(Operation::Write, host));
+        self.moved.store(true, std::sync::atomic::Ordering::Release);
+        outcome
     }
 
     fn is_being_written(&self, range: &Range<u64>) -> bool {
