@@ -27,6 +27,12 @@ enum What {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
+    /// Disk verbs beside qemu-img: wall and CPU time, size of what is made, peak memory
+    Image {
+        /// Rounds, each of both in turn; compression takes three at most
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+    },
 }
 
 const MARK: &str = "INIT-REACHED";
@@ -55,13 +61,17 @@ struct Sample {
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let What::Boot { runs } = self.what;
-        setup::ensure(&["qemu-system-x86"])?;
-        boot(runs)
+        match self.what {
+            What::Boot { runs } => {
+                setup::ensure(&["qemu-system-x86"])?;
+                boot(runs)
+            }
+            What::Image { rounds } => crate::bench_image::run(rounds),
+        }
     }
 }
 
-fn release_build() -> Result<PathBuf> {
+pub(crate) fn release_build() -> Result<PathBuf> {
     let status = Command::new("cargo").args(["build", "--release", "--quiet", "--package", "kiln"]).status();
     if !status.context("running cargo")?.success() {
         bail!("building kiln failed");

@@ -1,6 +1,7 @@
 //! Developer commands: `cargo xtask demo | test | lab | bench`.
 
 mod bench;
+mod bench_image;
 mod clients;
 mod demo;
 mod lab;
@@ -28,6 +29,10 @@ enum Task {
     Bench(bench::Bench),
     #[command(hide = true)]
     Meter(meter::Meter),
+    #[command(hide = true)]
+    Ration(bench_image::Ration),
+    #[command(hide = true)]
+    Floor(bench_image::Floor),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +42,8 @@ fn main() -> ExitCode {
         Task::Lab(lab) => lab.run(),
         Task::Bench(bench) => bench.run(),
         Task::Meter(meter) => meter.run(),
+        Task::Ration(ration) => ration.run(),
+        Task::Floor(floor) => floor.run(),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
