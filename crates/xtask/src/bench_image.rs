@@ -5,7 +5,7 @@
 //! elsewhere.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -251,26 +251,9 @@ impl Bench {
     }
 }
 
-// Runs of text-like and of random bytes with holes between, the same each time; notes where the runs are.
+// Runs of what an installed system has, with holes between; notes where the runs are.
 fn write_input(path: &Path) -> Result<()> {
-    const WORDS: [&str; 16] = [
-        "kernel ",
-        "module ",
-        "license ",
-        "static ",
-        "int ",
-        "return ",
-        "error\n",
-        "volume ",
-        "mount ",
-        "0x7fff",
-        "/usr/lib/",
-        "configure ",
-        "symbol ",
-        "\t\t",
-        "if (",
-        ");\n",
-    ];
+    let bytes = programs(INPUT * 3 / 4)?;
     let mut noise = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = move || {
         noise ^= noise << 13;
@@ -278,30 +261,49 @@ fn write_input(path: &Path) -> Result<()> {
         noise ^= noise << 17;
         noise
     };
-    let mut file = File::create(path)?;
+    let file = File::create(path)?;
     file.set_len(INPUT)?;
-    let mut runs = String::new();
-    let mut at = 0;
+    let (mut runs, mut at, mut from) = (String::new(), 0, 0);
     while at < INPUT {
         let len = ([64 << 10, 256 << 10, MIB, 4 * MIB][next() as usize % 4]).min(INPUT - at);
-        let mut bytes = Vec::with_capacity(len as usize + 64);
-        let random = next() % 4 == 0;
-        while (bytes.len() as u64) < len {
-            if random || next() % 8 == 0 {
-                bytes.extend(next().to_le_bytes());
-            } else {
-                bytes.extend(WORDS[next() as usize % WORDS.len()].as_bytes());
-            }
-        }
-        bytes.truncate(len as usize);
-        file.seek(SeekFrom::Start(at))?;
-        file.write_all(&bytes)?;
+        let Some(part) = bytes.get(from..from + len as usize) else { break };
+        file.write_all_at(part, at)?;
         runs.push_str(&format!("{at} {}\n", at + len));
+        from += part.len();
         at += len + [0, 0, 64 << 10, MIB][next() as usize % 4];
     }
-    let mut check = [0];
-    File::open(path)?.read_exact(&mut check)?;
     Ok(fs::write(path.with_extension("runs"), runs)?)
+}
+
+// Bytes of the files below /usr, in the order of their names, over and over until there are enough.
+fn programs(enough: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < enough {
+        let before = bytes.len();
+        add_files(Path::new("/usr"), enough, &mut bytes)?;
+        if bytes.len() == before {
+            bail!("there are no files below /usr to make a disk of");
+        }
+    }
+    Ok(bytes)
+}
+
+fn add_files(folder: &Path, enough: u64, bytes: &mut Vec<u8>) -> Result<()> {
+    let mut entries: Vec<_> = fs::read_dir(folder)?.filter_map(Result::ok).collect();
+    entries.sort_by_key(|entry| entry.file_name());
+    for entry in entries {
+        let Ok(kind) = entry.file_type() else { continue };
+        if bytes.len() as u64 >= enough {
+            break;
+        }
+        if kind.is_dir() {
+            add_files(&entry.path(), enough, bytes)?;
+        } else if kind.is_file() {
+            // What can't be read isn't needed.
+            let _ = File::open(entry.path()).and_then(|mut file| file.read_to_end(bytes));
+        }
+    }
+    Ok(())
 }
 
 fn median(samples: &[Sample], of: fn(&Sample) -> f64) -> f64 {

@@ -103,6 +103,16 @@ pub fn qcow2_preallocation(of: Preallocation) -> create::Preallocation {
 
 /// Makes an empty disk of `size` bytes there.
 pub fn format(dialect: Dialect, path: &Path, new: &New, size: u64, place: &Place) -> Result<(), Failure> {
+    if new.nocow && matches!(place, Place::New(..)) {
+        // Only btrfs has it, and elsewhere there is nothing to switch off.
+        let flags = rustix::fs::ioctl_getflags(place.file()).map(|flags| flags | rustix::fs::IFlags::NOCOW);
+        if let Err(errno) = flags.and_then(|flags| rustix::fs::ioctl_setflags(place.file(), flags)) {
+            log::debug!("nocow: {errno}");
+        }
+    }
+    if new.extent_size_hint.is_some_and(|hint| hint > 0) {
+        eprintln!("kiln: extent_size_hint has no effect: XFS chooses its extents by itself");
+    }
     let file = place.file().try_clone().map_err(|error| cannot_create(path, &error))?;
     let name = path.display().to_string();
     let file = storage::File::from_file(file, &name, Access::Write).map_err(|error| failed(&error))?;

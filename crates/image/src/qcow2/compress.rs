@@ -15,7 +15,7 @@ use crate::storage::Storage;
 use crate::{Error, Operation};
 
 /// Of libdeflate's levels 1 to 12. With its 32-KiB window it is smaller than zlib's default with QEMU's 4-KiB one.
-const DEFLATE_LEVEL: i32 = 3;
+const DEFLATE_LEVEL: i32 = 2;
 /// Zstandard's own default, which QEMU takes, too.
 const ZSTD_LEVEL: i32 = 3;
 
