@@ -247,6 +247,7 @@ impl Tables {
             return self.damaged(format!("its L1 table has no entry for offset {guest}"));
         }
         let new = self.allocate(1)?;
+        self.take_fresh(new, self.layout.cluster());
         let unit = self.l2.unit();
         for piece in (0..self.layout.cluster()).step_by(unit) {
             let bytes = match old {
@@ -569,6 +570,7 @@ impl Tables {
             let table = self.refcounts.table();
             self.header.refcount_table_offset = table.first << self.layout.cluster_bits;
             self.header.refcount_table_clusters = table.count as u32;
+            self.take_fresh(self.header.refcount_table_offset, table.count << self.layout.cluster_bits);
             self.dropped.push(old);
             self.header_dirty = true;
         }

@@ -4,4 +4,5 @@
 
 mod contents;
 mod powerfail;
+mod regressions;
 mod scene;
