@@ -6,10 +6,12 @@
 //! wrongly.
 
 use super::bits::*;
+use super::fault::Fault;
 use super::image::Qcow2;
 use super::layout::Layout;
+use super::refcount::read_table;
 use super::snapshots::{self, Snapshot};
-use super::tables::{Tables, read_table};
+use super::tables::Tables;
 use crate::storage;
 use crate::{BlockDevice, Error, Operation};
 
@@ -22,6 +24,12 @@ fn set_dirty(tables: &mut Tables, dirty: bool) {
     if tables.header.incompatible != old {
         tables.change_header();
     }
+}
+
+fn name_snapshots(tables: &mut Tables, count: usize, place: u64) {
+    tables.header.snapshots = count as u32;
+    tables.header.snapshots_offset = place;
+    tables.change_header();
 }
 
 impl Qcow2 {
@@ -70,12 +78,14 @@ impl Qcow2 {
             place = tables.allocate(clusters)?;
             tables.take_fresh(place, clusters << layout.cluster_bits);
             bytes.resize((clusters << layout.cluster_bits) as usize, 0);
+            if tables.faults.has(Fault::HeaderBeforeSnapshotTable) {
+                name_snapshots(tables, all.len(), place);
+                tables.commit()?;
+            }
             storage::write(self.storage.as_ref(), &bytes, place).map_err(self.failed(Operation::Write, place))?;
             tables.wrote();
         }
-        tables.header.snapshots = all.len() as u32;
-        tables.header.snapshots_offset = place;
-        tables.change_header();
+        name_snapshots(tables, all.len(), place);
         if let Some((offset, clusters)) = old {
             tables.release(offset, clusters);
         }

@@ -20,6 +20,11 @@ impl Memory {
     pub fn bytes(&self) -> Vec<u8> {
         self.0.lock().clone()
     }
+
+    /// How many there are.
+    pub(super) fn bytes_len(&self) -> usize {
+        self.0.lock().len()
+    }
 }
 
 impl Storage for Memory {
