@@ -172,12 +172,12 @@ impl Qcow2 {
         let saved = self.snapshot_l1(snapshot)?;
         // The machine's state is no part of the disk.
         let entries = tables.header.l1_entries_for(snapshot.disk_len);
-        let mut new: Vec<u64> = saved.into_iter().take(entries as usize).map(|entry| entry & !COPIED).collect();
-        new.resize(entries as usize, 0);
-        if entries * 8 > MOST_L1 {
+        if entries > MOST_L1 / 8 || snapshot.disk_len > i64::MAX as u64 {
             let what = format!("its snapshot {:?} has a disk of {} bytes", snapshot.name, snapshot.disk_len);
             return Err(Error::Damaged { name: self.name(), what });
         }
+        let mut new: Vec<u64> = saved.into_iter().take(entries as usize).map(|entry| entry & !COPIED).collect();
+        new.resize(entries as usize, 0);
         set_dirty(&mut tables, true);
         tables.wrote();
         self.settle_alone(&mut tables)?;

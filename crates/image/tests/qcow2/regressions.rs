@@ -35,3 +35,15 @@ fn an_l2_table_that_was_let_go_does_not_show_in_new_clusters() {
         assert_eq!(*byte, u8::from(index % 1024 >= 512), "byte {index}");
     }
 }
+
+#[test]
+fn a_snapshot_of_an_enormous_disk_is_refused_before_it_takes_memory() {
+    let image = new(&Create { size: 64 << 10, cluster_bits: 9, ..Create::default() });
+    image.create_snapshot("one", 1, 2).unwrap();
+    let mut snapshot = image.snapshots().unwrap().remove(0);
+    for disk_len in [1 << 40, i64::MAX as u64, 1 << 63, u64::MAX] {
+        snapshot.disk_len = disk_len;
+        let error = image.apply_snapshot(&snapshot).unwrap_err().to_string();
+        assert!(error.contains("has a disk of"), "{error}");
+    }
+}
