@@ -2,7 +2,8 @@
 
 use super::bits::*;
 use super::header::Bitmaps;
-use super::tables::{Tables, read_table};
+use super::refcount::read_table;
+use super::tables::Tables;
 use crate::storage::{self, Storage};
 use crate::{Error, Operation};
 

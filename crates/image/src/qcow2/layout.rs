@@ -128,6 +128,12 @@ pub const ALL_ALLOCATED: u64 = 0x0000_0000_ffff_ffff;
 pub const ALL_ZEROS: u64 = 0xffff_ffff_0000_0000;
 
 impl Entry {
+    /// Decodes the 8 or 16 bytes of an entry.
+    pub fn decode(bytes: &[u8]) -> Self {
+        let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
+        Self { descriptor: word(0), bitmap: if bytes.len() == 16 { word(8) } else { 0 } }
+    }
+
     /// A data cluster that nobody shares.
     pub fn data(layout: &Layout, host: u64) -> Self {
         Self { descriptor: host | COPIED, bitmap: if layout.extended { ALL_ALLOCATED } else { 0 } }

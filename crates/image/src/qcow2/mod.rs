@@ -11,6 +11,7 @@
 //! | an open image | `image.rs`, `read.rs`, `write.rs`, `compress.rs` |
 //! | a new one | `create.rs` |
 //! | bitmaps | `bitmaps.rs` |
+//! | mistakes, for tests | `fault.rs` |
 
 pub mod bitmaps;
 pub mod bits;
@@ -18,6 +19,7 @@ mod cache;
 pub mod check;
 pub mod compress;
 pub mod create;
+pub mod fault;
 pub mod header;
 pub mod image;
 pub mod layout;

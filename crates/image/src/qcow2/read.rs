@@ -99,7 +99,7 @@ pub fn extent(tables: &mut Tables, offset: u64, most: u64) -> Result<Extent, Err
     let mut found: Option<Extent> = None;
     let mut at = offset;
     // Extents are short or long: few entries are decoded first, then more and more.
-    let mut batch = 4;
+    let mut batch = 4u64;
     'pieces: while at - offset < most {
         let clusters = (layout.within(at) + most - (at - offset)).div_ceil(layout.cluster());
         // Where no table is, none is read.
@@ -113,7 +113,7 @@ pub fn extent(tables: &mut Tables, offset: u64, most: u64) -> Result<Extent, Err
             at += next.len;
             continue;
         }
-        batch *= 4;
+        batch = u64::saturating_mul(batch, 4);
         for entry in tables.entries(at, clusters.min(batch))? {
             let cluster_end = layout.floor(at) + layout.cluster();
             while at < cluster_end {

@@ -390,6 +390,16 @@ impl Refcounts {
     }
 }
 
+/// Reads a table of 64-bit entries; what lies behind the end of the file is 0.
+///
+/// # Errors
+/// When the host fails.
+pub fn read_table(storage: &dyn Storage, offset: u64, entries: u64) -> io::Result<Vec<u64>> {
+    let mut bytes = vec![0; entries as usize * 8];
+    storage::read(storage, &mut bytes, offset)?;
+    Ok(bytes.chunks_exact(8).map(|b| b.try_into().map_or(0, u64::from_be_bytes)).collect())
+}
+
 /// Writes the changed entries of a table of 64-bit entries, whole sectors at a time.
 ///
 /// # Errors

@@ -7,10 +7,12 @@
 
 use super::bits::*;
 use super::create::{self, Preallocation};
+use super::fault::Fault;
 use super::image::Qcow2;
 use super::layout::Layout;
+use super::refcount::read_table;
 use super::snapshots::{self, Snapshot};
-use super::tables::{Tables, read_table};
+use super::tables::Tables;
 use crate::storage;
 use crate::{BlockDevice, Error, Operation};
 
@@ -23,6 +25,12 @@ fn set_dirty(tables: &mut Tables, dirty: bool) {
     if tables.header.incompatible != old {
         tables.change_header();
     }
+}
+
+fn name_snapshots(tables: &mut Tables, count: usize, place: u64) {
+    tables.header.snapshots = count as u32;
+    tables.header.snapshots_offset = place;
+    tables.change_header();
 }
 
 impl Qcow2 {
@@ -71,12 +79,14 @@ impl Qcow2 {
             place = tables.allocate(clusters)?;
             tables.take_fresh(place, clusters << layout.cluster_bits);
             bytes.resize((clusters << layout.cluster_bits) as usize, 0);
+            if tables.faults.has(Fault::HeaderBeforeSnapshotTable) {
+                name_snapshots(tables, all.len(), place);
+                tables.commit()?;
+            }
             storage::write(self.storage.as_ref(), &bytes, place).map_err(self.failed(Operation::Write, place))?;
             tables.wrote();
         }
-        tables.header.snapshots = all.len() as u32;
-        tables.header.snapshots_offset = place;
-        tables.change_header();
+        name_snapshots(tables, all.len(), place);
         if let Some((offset, clusters)) = old {
             tables.release(offset, clusters);
         }
@@ -170,12 +180,12 @@ impl Qcow2 {
         let saved = self.snapshot_l1(snapshot)?;
         // The machine's state is no part of the disk.
         let entries = tables.header.l1_entries_for(snapshot.disk_len);
-        let mut new: Vec<u64> = saved.into_iter().take(entries as usize).map(|entry| entry & !COPIED).collect();
-        new.resize(entries as usize, 0);
-        if entries * 8 > MOST_L1 {
+        if entries > MOST_L1 / 8 || snapshot.disk_len > i64::MAX as u64 {
             let what = format!("its snapshot {:?} has a disk of {} bytes", snapshot.name, snapshot.disk_len);
             return Err(Error::Damaged { name: self.name(), what });
         }
+        let mut new: Vec<u64> = saved.into_iter().take(entries as usize).map(|entry| entry & !COPIED).collect();
+        new.resize(entries as usize, 0);
         self.tell_moved(&mut tables);
         set_dirty(&mut tables, true);
         self.settle_alone(&mut tables)?;

@@ -11,6 +11,9 @@
 //!
 //! So a power loss leaves clusters with too high a refcount at worst (leaks), and a cluster is given out again only after
 //! the write that freed it is durable.
+//!
+//! Lazy refcounts (compatible bit 0) allow refcounts to be late while the dirty bit is set. They are written in time in
+//! such images, too: nothing has to be repaired after a power loss, and the bit is kept for whoever writes next.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,9 +21,10 @@ use std::sync::Arc;
 
 use super::bits::*;
 use super::cache::Cache;
+use super::fault::{Fault, Faults};
 use super::header::Header;
 use super::layout::{Entry, Kind, Layout};
-use super::refcount::{Clusters, Refcounts, write_entries};
+use super::refcount::{Clusters, Refcounts, read_table, write_entries};
 use crate::storage::{self, Storage};
 use crate::{Error, Operation, SECTOR};
 
@@ -56,6 +60,8 @@ pub struct Tables {
     barriers: bool,
     /// Whether guest data or tables were written since the last barrier.
     unflushed: bool,
+    /// Mistakes to be made.
+    pub(super) faults: Faults,
 }
 
 impl Tables {
@@ -96,6 +102,7 @@ impl Tables {
             file_end: file_end.next_multiple_of(layout.cluster()),
             barriers,
             unflushed: false,
+            faults: Faults::default(),
         })
     }
 
@@ -127,6 +134,7 @@ impl Tables {
             file_end: 3 << layout.cluster_bits,
             barriers: false,
             unflushed: false,
+            faults: Faults::default(),
         };
         let table = tables.refcounts.table();
         tables.header.refcount_table_offset = table.first << layout.cluster_bits;
@@ -202,8 +210,13 @@ impl Tables {
         let failed = self.failed(Operation::Read, piece);
         let len = self.layout.entry_len() as usize;
         let bytes = self.l2.get(self.storage.as_ref(), piece).map_err(failed)?;
-        let entries: Vec<Entry> =
-            bytes.get(at..).unwrap_or_default().chunks_exact(len).take(most.max(1) as usize).map(decode).collect();
+        let entries: Vec<Entry> = bytes
+            .get(at..)
+            .unwrap_or_default()
+            .chunks_exact(len)
+            .take(most.max(1) as usize)
+            .map(Entry::decode)
+            .collect();
         for (number, entry) in (0..).zip(&entries) {
             if let Some(fault) = entry.fault(&self.layout) {
                 // The entries before it are right.
@@ -252,6 +265,7 @@ impl Tables {
             return self.damaged(format!("its L1 table has no entry for offset {guest}"));
         }
         let new = self.allocate(1)?;
+        self.take_fresh(new, self.layout.cluster());
         let unit = self.l2.unit();
         for piece in (0..self.layout.cluster()).step_by(unit) {
             let bytes = match old {
@@ -320,7 +334,7 @@ impl Tables {
                 for (at, bytes) in
                     (0..).step_by(layout.entry_len() as usize).zip(bytes.chunks_exact(layout.entry_len() as usize))
                 {
-                    let entry = decode(bytes);
+                    let entry = Entry::decode(bytes);
                     let (Kind::Standard { host } | Kind::Zero { host: Some(host) }) = entry.kind(&layout) else {
                         continue;
                     };
@@ -387,7 +401,7 @@ impl Tables {
                     })
                     .map_err(&failed)
             };
-            for entry in bytes.chunks_exact(layout.entry_len() as usize).map(decode) {
+            for entry in bytes.chunks_exact(layout.entry_len() as usize).map(Entry::decode) {
                 match entry.kind(&layout) {
                     Kind::Compressed { host, len } => change(host, len)?,
                     Kind::Standard { host } | Kind::Zero { host: Some(host) } if !layout.data_file => {
@@ -446,6 +460,10 @@ impl Tables {
     /// # Errors
     /// When the file can't grow.
     pub fn allocate(&mut self, count: u64) -> Result<u64, Error> {
+        if self.faults.has(Fault::EarlyReuse) {
+            let dropped = std::mem::take(&mut self.dropped);
+            self.reclaim(dropped)?;
+        }
         let failed = self.failed(Operation::Write, self.file_end);
         let run = self.refcounts.allocate(self.storage.as_ref(), count).map_err(failed)?;
         Ok(run.first << self.layout.cluster_bits)
@@ -585,8 +603,14 @@ impl Tables {
             let table = self.refcounts.table();
             self.header.refcount_table_offset = table.first << self.layout.cluster_bits;
             self.header.refcount_table_clusters = table.count as u32;
+            self.take_fresh(self.header.refcount_table_offset, table.count << self.layout.cluster_bits);
             self.dropped.push(old);
             self.header_dirty = true;
+        }
+        if self.faults.has(Fault::L2BeforeRefcounts) {
+            self.l2.write(storage.as_ref()).map_err(&failed)?;
+            self.unflushed = true;
+            self.barrier()?;
         }
         let changes = self.l2.is_dirty() || !self.l1_dirty.is_empty() || self.header_dirty;
         if self.refcounts.is_dirty() {
@@ -703,19 +727,4 @@ impl Tables {
         }
         Ok(free)
     }
-}
-
-fn decode(bytes: &[u8]) -> Entry {
-    let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
-    Entry { descriptor: word(0), bitmap: if bytes.len() == 16 { word(8) } else { 0 } }
-}
-
-/// Reads a table of 64-bit entries; what lies behind the end of the file is 0.
-///
-/// # Errors
-/// When the host fails.
-pub fn read_table(storage: &dyn Storage, offset: u64, entries: u64) -> io::Result<Vec<u64>> {
-    let mut bytes = vec![0; entries as usize * 8];
-    storage::read(storage, &mut bytes, offset)?;
-    Ok(bytes.chunks_exact(8).map(|b| b.try_into().map_or(0, u64::from_be_bytes)).collect())
 }

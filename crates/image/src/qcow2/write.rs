@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
+use super::fault::Fault;
 use super::image::Qcow2;
 use super::layout::{ALL_ZEROS, Entry, Kind, Layout};
 use super::tables::Tables;
@@ -263,7 +264,7 @@ impl Qcow2 {
     }
 
     fn fill(&self, filling: &Filling, buffers: &[IoSlice<'_>]) -> Result<(), Error> {
-        let outcome = self.fill_clusters(filling, buffers).and_then(|()| self.link(filling));
+        let outcome = self.fill_clusters(filling, buffers);
         match outcome {
             Ok(()) => self.end_filling(filling),
             Err(_) => self.give_up(filling),
@@ -291,7 +292,7 @@ impl Qcow2 {
         self.written.notify_all();
     }
 
-    // Writes the data and what of the old contents the touched units keep.
+    // Writes the data and what of the old contents the touched units keep; then they take the old ones' place.
     fn fill_clusters(&self, filling: &Filling, buffers: &[IoSlice<'_>]) -> Result<(), Error> {
         let unit = self.copied_unit(filling)?;
         let (start, end) = (filling.range.start, filling.range.end);
@@ -305,7 +306,29 @@ impl Qcow2 {
         parts.extend(buffers.iter().map(|buffer| IoSlice::new(buffer)));
         parts.extend(tail.as_deref().map(IoSlice::new));
         parts.retain(|part| !part.is_empty());
-        self.data.write_at(&parts, host + skip).map_err(self.failed(Operation::Write, host))
+        let linked = self.links_early(filling, buffers)?;
+        self.data.write_at(&parts, host + skip).map_err(self.failed(Operation::Write, host))?;
+        if linked { Ok(()) } else { self.link(filling) }
+    }
+
+    // Never but for tests that want this mistake.
+    fn links_early(&self, filling: &Filling, buffers: &[IoSlice<'_>]) -> Result<bool, Error> {
+        if !cfg!(any(test, feature = "testing")) {
+            return Ok(false);
+        }
+        let (data, copied) = {
+            let tables = self.tables.lock();
+            (tables.faults.has(Fault::L2BeforeData), tables.faults.has(Fault::L2BeforeCopiedData))
+        };
+        if copied {
+            let host = filling.host + self.layout.within(filling.range.start);
+            self.data.write_at(buffers, host).map_err(self.failed(Operation::Write, host))?;
+        }
+        if data || copied {
+            self.link(filling)?;
+            self.tables.lock().commit()?;
+        }
+        Ok(data || copied)
     }
 
     // What is copied around the data: with subclusters only those that are touched, unless the cluster moves and has

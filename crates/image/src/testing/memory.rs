@@ -7,18 +7,46 @@ use parking_lot::Mutex;
 use crate::storage::{Storage, Stretch};
 
 /// Bytes in memory. All of it counts as data.
-#[derive(Default)]
-pub struct Memory(Mutex<Vec<u8>>);
+pub struct Memory {
+    bytes: Mutex<Vec<u8>>,
+    most: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::of(Vec::new())
+    }
+}
 
 impl Memory {
     /// With these bytes.
     pub fn of(bytes: Vec<u8>) -> Self {
-        Self(Mutex::new(bytes))
+        Self::limited(bytes, i64::MAX as u64)
+    }
+
+    /// With these bytes, on a disk that is full when it would get longer than `most`.
+    pub fn limited(bytes: Vec<u8>, most: u64) -> Self {
+        Self { bytes: Mutex::new(bytes), most }
+    }
+
+    // Offsets that a file can't have are refused, as the kernel does.
+    fn end(&self, offset: u64, len: u64, grows: bool) -> io::Result<usize> {
+        let end = offset.checked_add(len).filter(|end| *end <= i64::MAX as u64);
+        let end = end.ok_or(io::ErrorKind::InvalidInput)?;
+        if grows && end > self.most.max(self.len()?) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(end as usize)
     }
 
     /// All bytes.
     pub fn bytes(&self) -> Vec<u8> {
-        self.0.lock().clone()
+        self.bytes.lock().clone()
+    }
+
+    /// How many there are.
+    pub(super) fn bytes_len(&self) -> usize {
+        self.bytes.lock().len()
     }
 }
 
@@ -28,11 +56,12 @@ impl Storage for Memory {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().len() as u64)
+        Ok(self.bytes.lock().len() as u64)
     }
 
     fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
-        let bytes = self.0.lock();
+        self.end(offset, buffers.iter().map(|buffer| buffer.len() as u64).sum(), false)?;
+        let bytes = self.bytes.lock();
         let mut at = offset as usize;
         for buffer in buffers {
             let there = bytes.get(at.min(bytes.len())..).unwrap_or_default();
@@ -46,7 +75,8 @@ impl Storage for Memory {
     }
 
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let mut bytes = self.0.lock();
+        self.end(offset, buffers.iter().map(|buffer| buffer.len() as u64).sum(), true)?;
+        let mut bytes = self.bytes.lock();
         let mut at = offset as usize;
         for buffer in buffers {
             let end = at + buffer.len();
@@ -66,13 +96,15 @@ impl Storage for Memory {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.lock().resize(len as usize, 0);
+        let len = self.end(0, len, true)?;
+        self.bytes.lock().resize(len, 0);
         Ok(())
     }
 
     fn zero(&self, offset: u64, len: u64, _unmap: bool) -> io::Result<bool> {
-        let mut bytes = self.0.lock();
-        let end = ((offset + len) as usize).min(bytes.len());
+        let end = self.end(offset, len, false)?;
+        let mut bytes = self.bytes.lock();
+        let end = end.min(bytes.len());
         if let Some(range) = bytes.get_mut(offset as usize..end) {
             range.fill(0);
         }
@@ -80,8 +112,8 @@ impl Storage for Memory {
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<bool> {
-        let mut bytes = self.0.lock();
-        let end = (offset + len) as usize;
+        let end = self.end(offset, len, true)?;
+        let mut bytes = self.bytes.lock();
         if bytes.len() < end {
             bytes.resize(end, 0);
         }

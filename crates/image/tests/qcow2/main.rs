@@ -3,5 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // All of it is tests.
 
 mod contents;
+mod history;
 mod powerfail;
+mod regressions;
 mod scene;
+mod start;

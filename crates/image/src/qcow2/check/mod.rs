@@ -12,7 +12,7 @@ use super::bits::*;
 use super::header::Header;
 use super::layout::Layout;
 use super::refcount;
-use super::tables::read_table;
+use super::refcount::read_table;
 use crate::storage::{self, Storage};
 use crate::{Error, Operation};
 pub use repair::{Fix, Repaired, repair};

@@ -3,8 +3,8 @@
 use super::super::bitmaps;
 use super::super::bits::*;
 use super::super::layout::{ALL_ALLOCATED, Entry, Kind};
+use super::super::refcount::read_table;
 use super::super::snapshots;
-use super::super::tables::read_table;
 use super::{Blocks, Check, Counters};
 use crate::Error;
 use crate::storage;
@@ -77,7 +77,7 @@ impl<'a, 'b> Walk<'a, 'b> {
                 continue;
             }
             storage::read(self.check.storage, &mut bytes, l2).map_err(self.check.failed(l2))?;
-            for (number, entry) in bytes.chunks_exact(layout.entry_len() as usize).map(decode).enumerate() {
+            for (number, entry) in bytes.chunks_exact(layout.entry_len() as usize).map(Entry::decode).enumerate() {
                 self.l2_entry(l2, number, entry, is_active);
             }
         }
@@ -238,11 +238,6 @@ impl<'a, 'b> Walk<'a, 'b> {
     }
 }
 
-fn decode(bytes: &[u8]) -> Entry {
-    let word = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
-    Entry { descriptor: word(0), bitmap: if bytes.len() == 16 { word(8) } else { 0 } }
-}
-
 /// Whether each reference of the active tables says truly whether its cluster has refcount 1.
 pub(super) fn copied_flags(check: &mut Check<'_>, blocks: &mut Blocks) -> Result<(), Error> {
     let (layout, header) = (check.layout, check.header);
@@ -261,7 +256,7 @@ pub(super) fn copied_flags(check: &mut Check<'_>, blocks: &mut Blocks) -> Result
             ));
         }
         storage::read(check.storage, &mut bytes, l2).map_err(check.failed(l2))?;
-        for entry in bytes.chunks_exact(layout.entry_len() as usize).map(decode) {
+        for entry in bytes.chunks_exact(layout.entry_len() as usize).map(Entry::decode) {
             let (Kind::Standard { host } | Kind::Zero { host: Some(host) }) = entry.kind(&layout) else { continue };
             if layout.within(host) != 0 {
                 continue;

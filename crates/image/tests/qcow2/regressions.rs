@@ -1,0 +1,49 @@
+//! What has gone wrong once.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::Arc;
+
+use kiln_image::BlockDevice;
+use kiln_image::qcow2::create::format;
+use kiln_image::qcow2::image::read_header;
+use kiln_image::qcow2::{Create, Options, Qcow2};
+use kiln_image::storage::Storage;
+use kiln_image::testing::Memory;
+
+fn new(create: &Create) -> Qcow2 {
+    let disk: Arc<dyn Storage> = Arc::new(Memory::default());
+    format(disk.clone(), None, create).unwrap();
+    let header = read_header(disk.as_ref()).unwrap();
+    Qcow2::open(disk, header, Options::default()).unwrap()
+}
+
+#[test]
+fn an_l2_table_that_was_let_go_does_not_show_in_new_clusters() {
+    let image = new(&Create { size: 512 << 10, cluster_bits: 10, ..Create::default() });
+    let write = |at: u64, len: usize| image.write_at(&[IoSlice::new(&vec![1; len])], at).unwrap();
+    write(0, 1024);
+    // The file's last cluster is this one's L2 table.
+    write(256 << 10, 1024);
+    image.flush().unwrap();
+    image.resize(128 << 10).unwrap();
+    image.flush().unwrap();
+    write(1024 + 512, 512);
+    write(2048 + 512, 512);
+    let mut bytes = vec![7; 2048];
+    image.read_at(&mut [IoSliceMut::new(&mut bytes)], 1024).unwrap();
+    for (index, byte) in bytes.iter().enumerate() {
+        assert_eq!(*byte, u8::from(index % 1024 >= 512), "byte {index}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_an_enormous_disk_is_refused_before_it_takes_memory() {
+    let image = new(&Create { size: 64 << 10, cluster_bits: 9, ..Create::default() });
+    image.create_snapshot("one", 1, 2).unwrap();
+    let mut snapshot = image.snapshots().unwrap().remove(0);
+    for disk_len in [1 << 40, i64::MAX as u64, 1 << 63, u64::MAX] {
+        snapshot.disk_len = disk_len;
+        let error = image.apply_snapshot(&snapshot).unwrap_err().to_string();
+        assert!(error.contains("has a disk of"), "{error}");
+    }
+}
