@@ -1,14 +1,18 @@
 //! What has gone wrong once.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use kiln_image::BlockDevice;
+use kiln_image::qcow2::check::check;
 use kiln_image::qcow2::create::format;
 use kiln_image::qcow2::image::read_header;
 use kiln_image::qcow2::{Create, Options, Qcow2};
-use kiln_image::storage::Storage;
+use kiln_image::storage::{File, Storage};
 use kiln_image::testing::Memory;
+use kiln_image::{Access, BlockDevice};
+
+use crate::scene::{self, Scene};
 
 fn new(create: &Create) -> Qcow2 {
     let disk: Arc<dyn Storage> = Arc::new(Memory::default());
@@ -46,4 +50,20 @@ fn a_snapshot_of_an_enormous_disk_is_refused_before_it_takes_memory() {
         let error = image.apply_snapshot(&snapshot).unwrap_err().to_string();
         assert!(error.contains("has a disk of"), "{error}");
     }
+}
+
+#[test]
+fn a_snapshot_whose_tables_lie_beyond_any_file_is_told_by_the_check() {
+    let scene = Scene::new();
+    let path = scene.create("disk.qcow2", &Create { size: 64 << 10, ..Create::default() });
+    let image = scene::open(&path, None);
+    image.create_snapshot("one", 1, 2).unwrap();
+    image.close().unwrap();
+    let table = image.header().snapshots_offset;
+    drop(image);
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&(1u64 << 63).to_be_bytes(), table).unwrap();
+    let disk = File::open(&path, Access::ReadOnly).unwrap();
+    let report = check(&disk, &read_header(&disk).unwrap(), &mut |_| {}).unwrap();
+    assert!(report.corruptions > 0, "{report:?}");
 }
