@@ -116,21 +116,21 @@ impl Refcounts {
         (cluster >> self.layout.refcounts_bits()) as usize
     }
 
-    // Piece of the block and index in it.
-    fn place(&self, cluster: u64) -> Option<(u64, usize)> {
-        let block = self.table.get(self.block_of(cluster)).copied().filter(|block| block & REFCOUNT_OFFSET != 0)?;
+    // Piece of the block and index in it, if there is a block.
+    fn place(&self, cluster: u64) -> io::Result<Option<(u64, usize)>> {
+        let block = self.table.get(self.block_of(cluster)).copied().unwrap_or(0);
+        if block & REFCOUNT_OFFSET == 0 {
+            return Ok(None);
+        }
+        if self.layout.within(block & REFCOUNT_OFFSET) != 0 {
+            let what = format!("it has a refcount block at {block:#x}, which is no cluster's start");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         let index = cluster & ((1 << self.layout.refcounts_bits()) - 1);
         let bit = index << self.layout.refcount_order;
         let unit_bits = self.blocks.unit() as u64 * 8;
         let piece = (block & REFCOUNT_OFFSET) + bit / unit_bits * self.blocks.unit() as u64;
-        Some((piece, ((bit % unit_bits) >> self.layout.refcount_order) as usize))
-    }
-
-    fn sound(&self, block: u64) -> io::Result<()> {
-        if self.layout.within(block & REFCOUNT_OFFSET) == 0 {
-            return Ok(());
-        }
-        Err(io::Error::new(io::ErrorKind::InvalidData, format!("a refcount block at {block:#x}, which is no cluster")))
+        Ok(Some((piece, ((bit % unit_bits) >> self.layout.refcount_order) as usize)))
     }
 
     /// Refcount of a cluster; 0 where there is no block.
@@ -138,14 +138,13 @@ impl Refcounts {
     /// # Errors
     /// When the block can't be read.
     pub fn get(&mut self, storage: &dyn Storage, cluster: u64) -> io::Result<u64> {
-        let Some((piece, index)) = self.place(cluster) else { return Ok(0) };
-        self.sound(piece)?;
+        let Some((piece, index)) = self.place(cluster)? else { return Ok(0) };
         Ok(get(self.blocks.get(storage, piece)?, self.layout.refcount_order, index))
     }
 
     // The block must be there.
     fn put(&mut self, storage: &dyn Storage, cluster: u64, value: u64) -> io::Result<()> {
-        let Some((piece, index)) = self.place(cluster) else {
+        let Some((piece, index)) = self.place(cluster)? else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a cluster without a refcount block"));
         };
         set(self.blocks.get_mut(storage, piece)?, self.layout.refcount_order, index, value);
@@ -184,10 +183,10 @@ impl Refcounts {
             let what = format!("a cluster with {value} references, more than its refcount can tell");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
-        if self.place(cluster).is_none() {
+        if self.place(cluster)?.is_none() {
             let hint = self.hint;
             let place = self.allocate(storage, 1)?.first;
-            if self.place(cluster).is_none() {
+            if self.place(cluster)?.is_none() {
                 self.add_block(storage, self.block_of(cluster), place)?;
             } else {
                 // Making room has made the block.
@@ -259,7 +258,7 @@ impl Refcounts {
         let (mut at, mut run) = (self.hint, 0);
         while run < count {
             let in_piece = self.rest_of_piece(at).min(count.saturating_mul(2).max(64));
-            let Some((piece, index)) = self.place(at) else {
+            let Some((piece, index)) = self.place(at)? else {
                 // No block: all of its range is free.
                 first_free = first_free.or(Some(at));
                 let rest = (1 << self.layout.refcounts_bits()) - (at & ((1 << self.layout.refcounts_bits()) - 1));
@@ -267,7 +266,6 @@ impl Refcounts {
                 (at, run) = (at + step, run + step);
                 continue;
             };
-            self.sound(piece)?;
             let order = self.layout.refcount_order;
             let bytes = self.blocks.get(storage, piece)?;
             for step in 0..in_piece {

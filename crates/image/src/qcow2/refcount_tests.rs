@@ -92,3 +92,16 @@ fn what_is_free_is_not_freed_again() {
     let told = refcounts.change(&memory, 5, 1).unwrap_err().to_string();
     assert_eq!(told, "the cluster at 0xa00 is used more often than its refcount can tell");
 }
+
+#[test]
+fn blocks_that_are_longer_than_a_piece_in_memory_are_used_to_their_end() {
+    // 32768 refcounts a block, of which a piece holds 8192.
+    let memory = Memory::default();
+    let mut refcounts = Refcounts::format(layout(16, 4));
+    for _ in 0..70 {
+        refcounts.allocate(&memory, 1000).unwrap();
+    }
+    assert_eq!(refcounts.get(&memory, 60_000).unwrap(), 1);
+    assert_eq!(refcounts.change(&memory, 60_000, -1).unwrap(), 0);
+    assert_eq!(refcounts.allocate(&memory, 1).unwrap().first, 60_000);
+}

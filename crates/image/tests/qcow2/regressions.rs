@@ -67,3 +67,25 @@ fn a_snapshot_whose_tables_lie_beyond_any_file_is_told_by_the_check() {
     let report = check(&disk, &read_header(&disk).unwrap(), &mut |_| {}).unwrap();
     assert!(report.corruptions > 0, "{report:?}");
 }
+
+#[test]
+fn a_disk_whose_refcounts_fill_more_than_a_piece_in_memory_can_be_written() {
+    let scene = Scene::new();
+    let path = scene.create("disk.qcow2", &Create { size: 1 << 30, ..Create::default() });
+    let image = scene::open(&path, None);
+    // A sector in each of 12,000 clusters: the file has far more than 8192 of them.
+    for number in 0..12_000u64 {
+        image.write_at(&[IoSlice::new(&[number as u8 | 1; 512])], number << 16).unwrap();
+    }
+    image.flush().unwrap();
+    image.discard(6000 << 16, 1 << 16).unwrap();
+    image.close().unwrap();
+    drop(image);
+    scene::check(&path);
+    let image = scene::open(&path, None);
+    for (number, value) in [(0, 1), (6000, 0), (8191, 255), (8192, 1), (11_999, 0xdf)] {
+        let mut sector = [7; 512];
+        image.read_at(&mut [IoSliceMut::new(&mut sector)], number << 16).unwrap();
+        assert_eq!(sector, [value; 512], "cluster {number}");
+    }
+}
