@@ -40,6 +40,8 @@ pub struct Open {
     pub backing: bool,
     /// Whether others' locks on what lies below are respected.
     pub backing_locks: bool,
+    /// Each write returns only when it is durable.
+    pub sync: bool,
     /// Nothing is waited for before the image is closed.
     pub no_barriers: bool,
     /// Space that becomes free is given back to the host.
@@ -57,6 +59,7 @@ impl Open {
             locks: true,
             backing: true,
             backing_locks: true,
+            sync: false,
             no_barriers: false,
             unmap: false,
             even_corrupt: false,
@@ -128,12 +131,8 @@ fn refuse_protocol(of: &Path, name: &OsStr) -> Result<(), Error> {
     Err(Error::Unsupported { name: of.display().to_string(), what })
 }
 
-fn open_file(path: &Path, access: Access, locks: bool) -> Result<File, Error> {
-    if locks {
-        return File::open(path, access);
-    }
-    let file = File::open_unlocked(path)?;
-    Ok(file)
+fn open_file(path: &Path, how: Open) -> Result<File, Error> {
+    if how.locks { File::open_with(path, how.access, how.sync) } else { File::open_unlocked(path) }
 }
 
 impl Image {
@@ -146,7 +145,7 @@ impl Image {
     }
 
     fn open_in(path: &Path, how: Open, above: &mut HashSet<(u64, u64)>) -> Result<Self, Error> {
-        Self::on(open_file(path, how.access, how.locks)?, path, how, above)
+        Self::on(open_file(path, how)?, path, how, above)
     }
 
     /// As [`open`](Self::open), with the file open already. It is locked when `how` says so; `path` is where what lies
@@ -236,7 +235,7 @@ impl Image {
             let name = Path::new(name);
             let beside = below(&self.path, name.as_os_str());
             let place = if name.exists() { name.to_path_buf() } else { beside };
-            self.data = Some((place.clone(), Arc::new(open_file(&place, how.access, how.locks)?)));
+            self.data = Some((place.clone(), Arc::new(open_file(&place, how)?)));
         }
         if let Some(name) = header.backing.as_ref().filter(|_| how.backing) {
             self.open_backing(name, header.backing_format.as_deref(), how, above)?;
@@ -278,6 +277,19 @@ impl Image {
         let path = below(&self.path, name);
         let how = Open { access: Access::ReadOnly, format, locks: how.locks && how.backing_locks, ..how };
         self.backing = Some(Arc::new(Self::open_in(&path, how, above)?));
+        Ok(())
+    }
+
+    /// Lets the host forget what it keeps in memory of it and of everything below it.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn drop_cached(&self) -> Result<(), Error> {
+        for image in self.chain() {
+            let failed = |source| Error::Open { path: image.path.clone(), source };
+            image.file.drop_cached().map_err(failed)?;
+            image.data.as_ref().map_or(Ok(()), |(_, file)| file.drop_cached()).map_err(failed)?;
+        }
         Ok(())
     }
 

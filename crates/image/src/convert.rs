@@ -17,8 +17,9 @@ use crate::chain::{Image, Node, Status};
 use crate::qcow2::Qcow2;
 use crate::qcow2::compress::Compressor;
 use crate::qcow2::read::Contents;
+use crate::storage::File;
 use crate::zeros;
-use crate::{BlockDevice, Error};
+use crate::{BlockDevice, Error, Operation};
 
 /// Bytes that a worker copies at once: enough for few calls, and few enough for its processor's cache.
 const PIECE: u64 = 512 << 10;
@@ -44,6 +45,8 @@ pub struct Convert<'a> {
     pub sparse: u64,
     /// The target has contents, which are overwritten.
     pub in_place: bool,
+    /// Let the kernel copy between raw disks where it can.
+    pub offload: bool,
     /// Write compressed clusters.
     pub compress: bool,
     /// What can't be read becomes zeros.
@@ -68,6 +71,11 @@ pub trait Source: Sync {
     /// # Errors
     /// When it can't be read.
     fn read(&self, bytes: &mut [u8], offset: u64) -> Result<(), Error>;
+
+    /// The file and its offset where the bytes at `offset` lie as they are, for `len` bytes.
+    fn in_file(&self, _offset: u64, _len: u64) -> Option<(&File, u64)> {
+        None
+    }
 
     /// What there is at `offset`, for at most `most` bytes. With `top` what lies below isn't looked at, and `allocated`
     /// says whether the top says anything.
@@ -138,10 +146,44 @@ impl Source for Joined {
         Ok(())
     }
 
+    fn in_file(&self, offset: u64, len: u64) -> Option<(&File, u64)> {
+        let (image, within) = self.part(offset)?;
+        let whole = within + len <= BlockDevice::len(image);
+        (whole && image.qcow2().is_none()).then(|| (image.file().as_ref(), within))
+    }
+
     fn stretch(&self, offset: u64, most: u64, top: bool) -> Result<Status, Error> {
         match self.part(offset) {
             Some((image, within)) => image.stretch(within, most.min(image.len() - within), top),
             None => Ok(Status { len: most, allocated: true, zero: true, data: false, compressed: false, host: None }),
+        }
+    }
+}
+
+/// Keeps work at so many bytes a second.
+pub struct Pace<'a> {
+    limit: Option<u64>,
+    stop: &'a AtomicBool,
+    began: Instant,
+}
+
+impl<'a> Pace<'a> {
+    /// At most `limit` bytes a second from now on; `stop` ends every wait.
+    pub fn new(limit: Option<u64>, stop: &'a AtomicBool) -> Self {
+        Self { limit: limit.filter(|limit| *limit > 0), stop, began: Instant::now() }
+    }
+
+    /// Waits until `done` bytes may have been worked at.
+    pub fn keep(&self, done: u64) {
+        let Some(limit) = self.limit else { return };
+        let due = self.began + Duration::from_secs_f64(done as f64 / limit as f64);
+        // In steps, so that a stop is heard.
+        while !self.stop.load(Ordering::Relaxed) {
+            let early = due.saturating_duration_since(Instant::now());
+            if early.is_zero() {
+                return;
+            }
+            std::thread::sleep(early.min(Duration::from_millis(100)));
         }
     }
 }
@@ -189,7 +231,7 @@ struct Copying<'a> {
     failed: Mutex<BTreeMap<u64, Error>>,
     gave_up: AtomicBool,
     unreadable: Mutex<Option<(u64, String)>>,
-    began: Instant,
+    pace: Pace<'a>,
 }
 
 /// Copies. The target must be as long as the sources together; it is not closed.
@@ -212,7 +254,7 @@ pub fn convert(how: &Convert<'_>, target: &Image) -> Result<Outcome, Error> {
         failed: Mutex::new(BTreeMap::new()),
         gave_up: AtomicBool::new(false),
         unreadable: Mutex::new(None),
-        began: Instant::now(),
+        pace: Pace::new(how.rate_limit, how.stop),
     };
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let workers = how.workers.map_or(cores, NonZeroUsize::get).min(16);
@@ -262,7 +304,7 @@ impl Copying<'_> {
             self.pass(piece.number);
             let done = self.done.fetch_add(piece.len, Ordering::Relaxed) + piece.len;
             (self.how.progress)(done, self.total);
-            self.slow_down(done);
+            self.pace.keep(done);
         }
     }
 
@@ -270,17 +312,6 @@ impl Copying<'_> {
         self.failed.lock().insert(number, error);
         self.gave_up.store(true, Ordering::Relaxed);
         self.next_turn.notify_all();
-    }
-
-    fn slow_down(&self, done: u64) {
-        let Some(limit) = self.how.rate_limit.filter(|limit| *limit > 0) else { return };
-        let due = Duration::from_secs_f64(done as f64 / limit as f64);
-        let early = due.saturating_sub(self.began.elapsed());
-        // In steps, so that a stop is heard.
-        let until = Instant::now() + early;
-        while Instant::now() < until && !self.how.stop.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(100).min(until.saturating_duration_since(Instant::now())));
-        }
     }
 
     fn wait_for_turn(&self, number: u64) {
@@ -378,6 +409,9 @@ impl Copying<'_> {
         packed: &mut Vec<u8>,
         compressor: &mut Option<Compressor>,
     ) -> Result<(), Error> {
+        if self.how.offload && self.copy_offloaded(piece)? {
+            return Ok(());
+        }
         buffer.resize(piece.len as usize, 0);
         self.read(piece, buffer)?;
         match self.target.node() {
@@ -385,6 +419,20 @@ impl Copying<'_> {
             Node::Qcow2(qcow2) if self.how.compress => self.write_compressed(qcow2, piece, buffer, packed, compressor),
             Node::Qcow2(qcow2) => self.write_clusters(qcow2, piece, buffer),
         }
+    }
+
+    // Whether the kernel could copy it.
+    fn copy_offloaded(&self, piece: &Piece) -> Result<bool, Error> {
+        let (Node::Raw(_), Some((from, at))) = (self.target.node(), self.how.source.in_file(piece.at, piece.len))
+        else {
+            return Ok(false);
+        };
+        self.target.file().copy_from(from, at, piece.at, piece.len).map_err(|source| Error::Io {
+            name: self.target.path().display().to_string(),
+            operation: Operation::Write,
+            offset: piece.at,
+            source,
+        })
     }
 
     fn read(&self, piece: &Piece, buffer: &mut [u8]) -> Result<(), Error> {

@@ -39,10 +39,6 @@ pub enum Guess {
 /// Bytes at the beginning of a file that a guess looks at.
 pub const LOOKED_AT: usize = 2048;
 
-/// Names of formats that are recognised and not read.
-pub const FOREIGN: [&str; 12] =
-    ["vmdk", "vdi", "vhdx", "vpc", "qed", "luks", "parallels", "qcow", "dmg", "bochs", "cloop", "vvfat"];
-
 /// Guesses by the first bytes; what is nothing else is raw.
 pub fn guess(start: &[u8]) -> Guess {
     let at = |offset: usize, magic: &[u8]| start.get(offset..offset + magic.len()) == Some(magic);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kiln_image::chain::{Image, Open};
-use kiln_image::convert::Source;
+use kiln_image::convert::{Pace, Source};
 use kiln_image::{BlockDevice, Format, zeros};
 
 use super::super::Commit;
@@ -32,7 +32,7 @@ pub(super) fn perform(commit: &Commit) -> Result<ExitCode, Failure> {
         base.resize(top.len()).map_err(|error| open::failed(&error))?;
     }
     let progress = open::progress(commit.progress);
-    let began = std::time::Instant::now();
+    let pace = Pace::new(commit.rate_limit, &stop);
     let mut at = 0;
     while at < top.len() {
         if stop.load(Ordering::Relaxed) {
@@ -40,10 +40,7 @@ pub(super) fn perform(commit: &Commit) -> Result<ExitCode, Failure> {
         }
         at += copy(&top, &base, depth, at).map_err(|error| open::failed(&error))?;
         progress(at, top.len());
-        if let Some(limit) = commit.rate_limit.filter(|limit| *limit > 0) {
-            let due = std::time::Duration::from_secs_f64(at as f64 / limit as f64);
-            std::thread::sleep(due.saturating_sub(began.elapsed()));
-        }
+        pace.keep(at);
     }
     // The changes are in the base for good before they leave the top.
     base.flush().and_then(|()| base.close()).map_err(|error| open::failed(&error))?;
@@ -54,6 +51,8 @@ pub(super) fn perform(commit: &Commit) -> Result<ExitCode, Failure> {
         qcow2.make_empty().map_err(|error| open::failed(&error))?;
     }
     top.close().map_err(|error| open::failed(&error))?;
+    open::leave(&base, commit.cache)?;
+    open::leave(&top, commit.cache)?;
     open::tell_notes(&top, commit.quiet);
     if !commit.quiet {
         println!("Image committed.");

@@ -50,6 +50,8 @@ pub(super) fn perform(dialect: Dialect, compare: &Compare) -> Result<ExitCode, F
         return Ok(different());
     }
     tell("Images are identical.".into());
+    open::leave(&left, compare.cache)?;
+    open::leave(&right, compare.cache)?;
     open::tell_notes(&left, compare.quiet);
     open::tell_notes(&right, compare.quiet);
     Ok(ExitCode::SUCCESS)

@@ -43,7 +43,7 @@ pub(super) fn perform(dialect: Dialect, convert: &Convert) -> Result<ExitCode, F
             (image, Some(place), before(new, convert))
         }
         Target::Existing { format, is_zero } => {
-            let how = Open { no_barriers: open::is_unsafe(convert.cache), ..Open::writing(Some((*format).into())) };
+            let how = open::for_writing(Some(*format), convert.cache);
             let image = Image::open(&convert.file, how).map_err(|error| open::failed(&error))?;
             if image.len() < len {
                 let what =
@@ -60,6 +60,7 @@ pub(super) fn perform(dialect: Dialect, convert: &Convert) -> Result<ExitCode, F
         before,
         sparse: convert.sparse.map_or(4096, u64::from),
         in_place: place.is_none(),
+        offload: convert.copy_offload,
         compress: convert.compress,
         salvage: convert.salvage,
         workers: NonZeroUsize::new(usize::from(convert.workers)).filter(|_| convert.out_of_order),
@@ -77,7 +78,9 @@ pub(super) fn perform(dialect: Dialect, convert: &Convert) -> Result<ExitCode, F
     }
     for source in &sources {
         open::tell_notes(source, convert.quiet);
+        open::leave(source, convert.source_cache)?;
     }
+    open::leave(&image, convert.cache)?;
     drop(image);
     if let Some(place) = place {
         place.finish(durable)?;

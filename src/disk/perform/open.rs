@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use kiln_image::Error;
 use kiln_image::chain::{Image, Open};
 use kiln_image::qcow2::snapshots;
-use kiln_image::{Access, Error};
 
 use super::super::{Cache, Dialect, Format, Snapshot};
 use crate::failure::{Failure, Status};
@@ -51,6 +51,24 @@ pub fn is_unsafe(cache: Cache) -> bool {
     matches!(cache, Cache::Unsafe)
 }
 
+/// Whether each write is to be durable before the next one.
+fn is_sync(cache: Cache) -> bool {
+    matches!(cache, Cache::Writethrough | Cache::Directsync)
+}
+
+/// Ends the use of an image as its cache mode says: what is to go past the page cache doesn't stay in it.
+pub fn leave(image: &Image, cache: Cache) -> Result<(), Failure> {
+    match cache {
+        Cache::None | Cache::Directsync => image.drop_cached().map_err(|error| failed(&error)),
+        Cache::Writeback | Cache::Writethrough | Cache::Unsafe => Ok(()),
+    }
+}
+
+/// How an image is opened for writing with a cache mode.
+pub fn for_writing(format: Option<Format>, cache: Cache) -> Open {
+    Open { sync: is_sync(cache), no_barriers: is_unsafe(cache), ..Open::writing(format.map(Into::into)) }
+}
+
 /// Opens for reading, with everything below.
 pub fn reading(path: &Path, format: Option<Format>, force_share: bool) -> Result<Arc<Image>, Failure> {
     let how = Open { locks: !force_share, ..Open::reading(format.map(Into::into)) };
@@ -82,8 +100,7 @@ pub fn looking_with(dialect: Dialect, path: &Path, how: Open) -> Result<Arc<Imag
 
 /// Opens for writing, with everything below.
 pub fn writing(path: &Path, format: Option<Format>, cache: Cache) -> Result<Arc<Image>, Failure> {
-    let how = Open { no_barriers: is_unsafe(cache), ..Open::writing(format.map(Into::into)) };
-    Image::open(path, how).map_err(|error| failed(&error))
+    Image::open(path, for_writing(format, cache)).map_err(|error| failed(&error))
 }
 
 /// Opens for reading, as it was when a snapshot was made.
@@ -136,14 +153,9 @@ pub fn stopped() -> Failure {
     Failure::new(Status::Interrupted, "stopped")
 }
 
-/// How an image is opened for writing in place while what lies below may be in use.
+/// As [`for_writing`], while what lies below may be in use.
 pub fn writing_alone(format: Option<Format>, cache: Cache) -> Open {
-    Open {
-        access: Access::Write,
-        backing_locks: false,
-        no_barriers: is_unsafe(cache),
-        ..Open::writing(format.map(Into::into))
-    }
+    Open { backing_locks: false, ..for_writing(format, cache) }
 }
 
 /// Prints how far it is, as qemu-img does.

@@ -45,6 +45,9 @@ pub(super) fn perform(rebase: &Rebase) -> Result<ExitCode, Failure> {
             at += keep(rebase, &image, qcow2, new.as_deref(), at, &mut compressor).map_err(told)?;
             progress(at, image.len());
         }
+        if let Some(new) = &new {
+            open::leave(new, rebase.backing_cache)?;
+        }
         // What was copied up is there for good before the name changes.
         image.flush().map_err(told)?;
     }
@@ -57,6 +60,7 @@ pub(super) fn perform(rebase: &Rebase) -> Result<ExitCode, Failure> {
     };
     qcow2.set_backing(backing).map_err(told)?;
     image.close().map_err(told)?;
+    open::leave(&image, rebase.cache)?;
     open::tell_notes(&image, rebase.quiet);
     Ok(ExitCode::SUCCESS)
 }

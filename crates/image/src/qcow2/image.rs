@@ -4,7 +4,6 @@
 //! the image), then `tables`, then `writing`. Guest data moves while none but `requests` is held.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -253,16 +252,6 @@ impl Qcow2 {
             _ => Err(Error::OutOfRange { name: self.name(), operation, offset, len, end }),
         }
     }
-}
-
-/// Whether a file is a qcow2 image, by its first bytes.
-///
-/// # Errors
-/// When it can't be read.
-pub fn probe(path: &Path) -> std::io::Result<bool> {
-    let mut start = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::open(path)?, 4), &mut start)?;
-    Ok(super::header::is_qcow2(&start))
 }
 
 impl BlockDevice for Qcow2 {

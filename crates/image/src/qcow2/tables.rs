@@ -48,6 +48,8 @@ pub struct Tables {
     storage: Arc<dyn Storage>,
     data: Option<Arc<dyn Storage>>,
     header_dirty: bool,
+    /// Bytes of L2 tables made since the last commit.
+    made: u64,
     /// Clusters to be freed to which the disk still refers.
     dropped: Vec<Clusters>,
     /// Clusters to which nothing on the disk refers any more.
@@ -96,6 +98,7 @@ impl Tables {
             storage,
             data,
             header_dirty: false,
+            made: 0,
             dropped: Vec::new(),
             gone: Vec::new(),
             compressed_end: 0,
@@ -128,6 +131,7 @@ impl Tables {
             storage,
             data,
             header_dirty: true,
+            made: 0,
             dropped: Vec::new(),
             gone: Vec::new(),
             compressed_end: 0,
@@ -266,6 +270,7 @@ impl Tables {
         }
         let new = self.allocate(1)?;
         self.take_fresh(new, self.layout.cluster());
+        self.made += self.layout.cluster();
         let unit = self.l2.unit();
         for piece in (0..self.layout.cluster()).step_by(unit) {
             let bytes = match old {
@@ -576,6 +581,12 @@ impl Tables {
         self.l2.is_crowded() || self.refcounts.is_crowded()
     }
 
+    /// As [`is_crowded`](Self::is_crowded), by what was allocated alone: whoever allocates in the same order commits at the
+    /// same moments, however far others are with their writes.
+    pub fn is_due(&self) -> bool {
+        self.made >= CACHED as u64 / 2 || self.refcounts.is_crowded()
+    }
+
     /// Waits until everything written is durable.
     ///
     /// # Errors
@@ -597,6 +608,7 @@ impl Tables {
     /// # Errors
     /// When the host fails. What was not written stays changed.
     pub fn commit(&mut self) -> Result<(), Error> {
+        self.made = 0;
         let storage = self.storage.clone();
         let failed = self.failed(Operation::Write, 0);
         if let Some(old) = self.refcounts.place_table(storage.as_ref()).map_err(&failed)? {

@@ -70,7 +70,13 @@ impl Qcow2 {
         let mut steps = Vec::new();
         let mut done = 0;
         while done < len {
-            self.tables.lock().own_l2_table(at + done)?;
+            {
+                let mut tables = self.tables.lock();
+                if tables.is_due() {
+                    tables.commit()?;
+                }
+                tables.own_l2_table(at + done)?;
+            }
             let step = self.next_step(at + done, len - done)?;
             done += match &step {
                 Step::Wait => {
@@ -122,6 +128,7 @@ impl Qcow2 {
         IoSlice::advance_slices(&mut rest, 0);
         while !rest.is_empty() {
             let len: u64 = rest.iter().map(|buffer| buffer.len() as u64).sum();
+            self.make_room()?;
             let done = match self.next_step(at, len)? {
                 Step::Wait => {
                     self.wait_for(at);
@@ -164,13 +171,16 @@ impl Qcow2 {
         }
     }
 
+    // Writes tables when too much of them waits. Nothing is given back here: readers of what was let go may still be under
+    // way.
+    fn make_room(&self) -> Result<(), Error> {
+        let mut tables = self.tables.lock();
+        if tables.is_crowded() { tables.commit() } else { Ok(()) }
+    }
+
     fn next_step(&self, at: u64, len: u64) -> Result<Step, Error> {
         let layout = self.layout;
         let mut tables = self.tables.lock();
-        if tables.is_crowded() {
-            // Nothing is given back here: readers of what was let go may still be under way.
-            tables.commit()?;
-        }
         let len = len.min(MOST_AT_ONCE);
         let first = layout.floor(at);
         if self.is_being_written(&(first..first + layout.cluster())) {
@@ -577,7 +587,7 @@ impl Qcow2 {
             if self.is_being_written(&range) {
                 continue;
             }
-            if tables.is_crowded() {
+            if tables.is_due() {
                 tables.commit()?;
             }
             tables.own_l2_table(at)?;

@@ -1,10 +1,11 @@
 //! A regular file or a block device.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, FileType, SeekFrom};
+use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::engine::{self, Blocking, Engine};
@@ -28,13 +29,22 @@ impl File {
     /// # Errors
     /// When it can't be opened, is no file or block device, or is in use.
     pub fn open(path: &Path, access: Access) -> Result<Self, Error> {
+        Self::open_with(path, access, false)
+    }
+
+    /// As [`open`](Self::open). With `sync` each write returns only when it is durable (open(2), O_DSYNC).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(path: &Path, access: Access, sync: bool) -> Result<Self, Error> {
         // A FIFO would wait for its other end: ask first, and don't wait.
         let kind =
             std::fs::metadata(path).map(|about| FileType::from_raw_mode(std::os::unix::fs::MetadataExt::mode(&about)));
         if let Ok(kind) = kind {
             is_disk(kind, || path.display().to_string())?;
         }
-        let open = std::fs::File::options().read(true).write(access.writes()).open(path);
+        let flags = if sync { OFlags::DSYNC.bits() as i32 } else { 0 };
+        let open = std::fs::File::options().read(true).write(access.writes()).custom_flags(flags).open(path);
         let file = open.map_err(|source| Error::Open { path: path.into(), source })?;
         Self::from_file(file, &path.display().to_string(), access)
     }
@@ -79,6 +89,35 @@ impl File {
             engine: Box::new(Blocking(file)),
             lost: AtomicBool::new(false),
         })
+    }
+
+    /// Copies a range of another file without bringing its bytes here (copy_file_range(2)); file systems may share them.
+    /// Says whether the host can do it; a part may have been copied if not.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn copy_from(&self, from: &Self, offset: u64, to: u64, len: u64) -> io::Result<bool> {
+        let (mut offset, mut to, end) = (offset, to, offset + len);
+        while offset < end {
+            let rest = usize::try_from(end - offset).unwrap_or(usize::MAX);
+            let (from, onto) = (from.engine.file(), self.engine.file());
+            match rustix::fs::copy_file_range(from, Some(&mut offset), onto, Some(&mut to), rest) {
+                // The source ends before.
+                Ok(0) => return Ok(false),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => return Ok(false),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets the host forget what it keeps in memory of the file. What wasn't flushed stays.
+    ///
+    /// # Errors
+    /// When the host fails.
+    pub fn drop_cached(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(self.engine.file(), 0, None, rustix::fs::Advice::DontNeed)?)
     }
 
     /// Block sizes.

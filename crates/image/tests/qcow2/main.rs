@@ -6,5 +6,6 @@ mod contents;
 mod history;
 mod powerfail;
 mod regressions;
+mod same_bytes;
 mod scene;
 mod start;
