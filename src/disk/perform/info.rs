@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Dialect, Info, Output};
 use super::open::{failed_reading, looking_with, tell_notes};
-use crate::failure::{Failure, Status};
+use crate::failure::Failure;
 
 pub(super) fn perform(dialect: Dialect, info: &Info) -> Result<ExitCode, Failure> {
     let how =
@@ -274,11 +274,6 @@ fn date(seconds: u32) -> String {
         month += 1;
     }
     format!("{year}-{month:02}-{:02} {:02}:{:02}:{:02}", left + 1, rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-/// That something can't be told.
-pub fn cannot_tell(what: impl Into<String>) -> Failure {
-    Failure::new(Status::Failed, what)
 }
 
 #[cfg(test)]

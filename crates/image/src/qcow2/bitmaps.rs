@@ -1,6 +1,7 @@
 //! Persistent bitmaps (Bitmaps): kept as they are, or dropped when the disk's contents change.
 
 use super::bits::*;
+use super::bytes::{be16, be32, be64};
 use super::header::Bitmaps;
 use super::refcount::read_table;
 use super::tables::Tables;
@@ -22,10 +23,6 @@ pub struct Bitmap {
     pub name: String,
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    bytes.get(at..at + N).and_then(|b| b.try_into().ok()).unwrap_or([0; N])
-}
-
 /// Decodes a bitmap directory.
 ///
 /// # Errors
@@ -34,16 +31,16 @@ pub fn decode_directory(bytes: &[u8], count: u32) -> Result<Vec<Bitmap>, String>
     let mut at = 0;
     let mut all = Vec::new();
     for index in 0..count {
-        let extra = u32::from_be_bytes(number(bytes, at + 20)) as usize;
-        let name_len = usize::from(u16::from_be_bytes(number(bytes, at + 18)));
+        let extra = be32(bytes, at + 20).unwrap_or(0) as usize;
+        let name_len = usize::from(be16(bytes, at + 18).unwrap_or(0));
         let name_at = at + 24 + extra;
         let name = name_at.checked_add(name_len).and_then(|end| bytes.get(name_at..end));
         let Some(name) = name else { return Err(format!("bitmap {index} goes past the end of their directory")) };
         all.push(Bitmap {
-            table_offset: u64::from_be_bytes(number(bytes, at)),
-            table_entries: u32::from_be_bytes(number(bytes, at + 8)),
-            flags: u32::from_be_bytes(number(bytes, at + 12)),
-            granularity_bits: number::<1>(bytes, at + 17)[0],
+            table_offset: be64(bytes, at).unwrap_or(0),
+            table_entries: be32(bytes, at + 8).unwrap_or(0),
+            flags: be32(bytes, at + 12).unwrap_or(0),
+            granularity_bits: bytes.get(at + 17).copied().unwrap_or(0),
             name: String::from_utf8_lossy(name).into_owned(),
         });
         at = (name_at + name_len).next_multiple_of(8);

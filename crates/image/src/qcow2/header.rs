@@ -102,12 +102,13 @@ fn damaged<T>(what: impl Into<String>) -> Result<T, HeaderError> {
     Err(HeaderError::Damaged(what.into()))
 }
 
+// What isn't there reads 0; that a header ends too early is told on its own.
 fn be32(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes)
+    super::bytes::be32(bytes, at).unwrap_or(0)
 }
 
 fn be64(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes)
+    super::bytes::be64(bytes, at).unwrap_or(0)
 }
 
 /// Whether an image begins with qcow2's magic number.

@@ -15,6 +15,7 @@
 
 pub mod bitmaps;
 pub mod bits;
+mod bytes;
 mod cache;
 pub mod check;
 pub mod compress;

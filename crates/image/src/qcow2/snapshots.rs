@@ -1,6 +1,7 @@
 //! The snapshot table (Snapshots).
 
 use super::bits::*;
+use super::bytes::{be16, be32, be64};
 use super::header::Header;
 use crate::storage::{self, Storage};
 use crate::{Error, Operation};
@@ -32,15 +33,11 @@ pub struct Snapshot {
     pub rest: Vec<u8>,
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
-}
-
 // A snapshot and the bytes that it takes; nothing when the bytes end within it.
 fn decode(bytes: &[u8], disk_len: u64) -> Option<Result<(Snapshot, usize), String>> {
-    let id_len = usize::from(u16::from_be_bytes(number(bytes, 12)?));
-    let name_len = usize::from(u16::from_be_bytes(number(bytes, 14)?));
-    let extra_len = u32::from_be_bytes(number(bytes, 36)?);
+    let id_len = usize::from(be16(bytes, 12)?);
+    let name_len = usize::from(be16(bytes, 14)?);
+    let extra_len = be32(bytes, 36)?;
     if extra_len > MOST_SNAPSHOT_EXTRA {
         return Some(Err(format!("{extra_len} bytes of extra data")));
     }
@@ -48,18 +45,18 @@ fn decode(bytes: &[u8], disk_len: u64) -> Option<Result<(Snapshot, usize), Strin
     let id_at = 40 + extra_len as usize;
     let id = bytes.get(id_at..id_at + id_len)?;
     let name = bytes.get(id_at + id_len..id_at + id_len + name_len)?;
-    let small = u32::from_be_bytes(number(bytes, 32)?);
+    let small = be32(bytes, 32)?;
     let snapshot = Snapshot {
-        l1_offset: u64::from_be_bytes(number(bytes, 0)?),
-        l1_entries: u32::from_be_bytes(number(bytes, 8)?),
+        l1_offset: be64(bytes, 0)?,
+        l1_entries: be32(bytes, 8)?,
         id: String::from_utf8_lossy(id).into_owned(),
         name: String::from_utf8_lossy(name).into_owned(),
-        seconds: u32::from_be_bytes(number(bytes, 16)?),
-        nanoseconds: u32::from_be_bytes(number(bytes, 20)?),
-        guest_clock: u64::from_be_bytes(number(bytes, 24)?),
-        vm_state_len: number(extra, 0).map_or(u64::from(small), u64::from_be_bytes),
-        disk_len: number(extra, 8).map_or(disk_len, u64::from_be_bytes),
-        instructions: number(extra, 16).map(u64::from_be_bytes).filter(|count| *count != u64::MAX),
+        seconds: be32(bytes, 16)?,
+        nanoseconds: be32(bytes, 20)?,
+        guest_clock: be64(bytes, 24)?,
+        vm_state_len: be64(extra, 0).unwrap_or(u64::from(small)),
+        disk_len: be64(extra, 8).unwrap_or(disk_len),
+        instructions: be64(extra, 16).filter(|count| *count != u64::MAX),
         rest: extra.get(24..).unwrap_or_default().to_vec(),
     };
     Some(Ok((snapshot, (id_at + id_len + name_len).next_multiple_of(8))))
