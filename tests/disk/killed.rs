@@ -104,7 +104,8 @@ fn judge(folder: &Path, verb: &Verb, before: &BTreeSet<PathBuf>, what: &str) {
     }
     for name in [verb.looked_at, "disk.qcow2"] {
         // What is marked is repaired when it is opened; anything else may have lost space at most.
-        let header = fs::read(folder.join(name)).unwrap();
+        let mut header = [0; 80];
+        fs::File::open(folder.join(name)).unwrap().read_exact_at(&mut header, 0).unwrap();
         let words: &[&str] =
             if header[79] & 1 != 0 { &["check", "-q", "-r", "all", name] } else { &["check", "-q", name] };
         let check = qemu_img(folder, words);
