@@ -19,10 +19,10 @@ use crate::format::{self, Format, Guess};
 use crate::lock::{self, Access};
 use crate::qcow2::image::read_header;
 use crate::qcow2::read::Contents;
-use crate::qcow2::{self, Qcow2};
+use crate::qcow2::{self, Header, Qcow2};
 use crate::raw::Raw;
 use crate::storage::{File, Storage};
-use crate::{BlockDevice, Error, Geometry, Operation};
+use crate::{BlockDevice, Error, Geometry, Operation, SECTOR};
 
 /// Most images below each other.
 const DEEPEST: usize = 200;
@@ -104,8 +104,8 @@ pub struct Image {
     /// Nobody said that it is raw.
     guessed: bool,
     node: Node,
-    file: Arc<File>,
-    data: Option<(PathBuf, Arc<File>)>,
+    storage: Arc<dyn Storage>,
+    data: Option<(PathBuf, Arc<dyn Storage>)>,
     backing: Option<Arc<Image>>,
     /// Whether its file has holes where clusters have their places.
     holes: OnceLock<bool>,
@@ -180,9 +180,47 @@ impl Image {
         Ok(Arc::new(image))
     }
 
+    /// An image on a storage that is open already, with its external data file and what it lies on. Both are known by
+    /// the names that the header says. `how` tells the format.
+    ///
+    /// # Errors
+    /// When it can't be read, or isn't of that format.
+    pub fn over(
+        storage: Arc<dyn Storage>,
+        data: Option<Arc<dyn Storage>>,
+        backing: Option<Arc<Image>>,
+        how: Open,
+    ) -> Result<Arc<Self>, Error> {
+        let format = how.format.unwrap_or(Format::Raw);
+        let mut image = Self::raw(storage, format, !how.access.writes())?;
+        image.backing = backing;
+        if format == Format::Qcow2 {
+            let header = read_header(image.storage.as_ref())?;
+            image.data = header.data_file.as_ref().map(PathBuf::from).zip(data);
+            image.see_qcow2(header, how)?;
+        }
+        Ok(Arc::new(image))
+    }
+
+    // Its bytes, whatever they mean.
+    fn raw(storage: Arc<dyn Storage>, format: Format, read_only: bool) -> Result<Self, Error> {
+        let smallest = Geometry { logical_block: SECTOR as u32, physical_block: storage.block() };
+        let geometry = storage.as_file().map_or(smallest, File::geometry);
+        Ok(Image {
+            path: storage.name().into(),
+            format,
+            guessed: false,
+            node: Node::Raw(Raw::on(Box::new(storage.clone()), geometry, read_only)?),
+            storage,
+            data: None,
+            backing: None,
+            holes: OnceLock::new(),
+            notes: Mutex::new(Vec::new()),
+        })
+    }
+
     fn on(file: File, path: &Path, how: Open, above: &mut HashSet<(u64, u64)>) -> Result<Self, Error> {
         let name = || path.display().to_string();
-        let file = Arc::new(file);
         let about = file.file().metadata().map_err(|source| Error::Open { path: path.into(), source })?;
         if !above.insert((about.dev(), about.ino())) {
             return Err(Error::Damaged { name: name(), what: "it lies below itself".into() });
@@ -190,7 +228,7 @@ impl Image {
         if above.len() > DEEPEST {
             return Err(Error::Damaged { name: name(), what: format!("it lies below {DEEPEST} others") });
         }
-        let guess = format::guess_storage(file.as_ref()).map_err(|source| Error::Io {
+        let guess = format::guess_storage(&file).map_err(|source| Error::Io {
             name: name(),
             operation: Operation::Read,
             offset: 0,
@@ -205,18 +243,9 @@ impl Image {
                 });
             }
         };
-        let guessed = how.format.is_none() && format == Format::Raw;
-        let mut image = Image {
-            path: path.into(),
-            format,
-            guessed,
-            node: Node::Raw(Raw::on(Box::new(file.clone()), file.geometry(), !how.access.writes())?),
-            file: file.clone(),
-            data: None,
-            backing: None,
-            holes: OnceLock::new(),
-            notes: Mutex::new(Vec::new()),
-        };
+        let mut image = Self::raw(Arc::new(file), format, !how.access.writes())?;
+        image.path = path.into();
+        image.guessed = how.format.is_none() && format == Format::Raw;
         if format == Format::Qcow2 {
             image.open_qcow2(how, above)?;
         }
@@ -224,7 +253,7 @@ impl Image {
     }
 
     fn open_qcow2(&mut self, how: Open, above: &mut HashSet<(u64, u64)>) -> Result<(), Error> {
-        let header = read_header(self.file.as_ref())?;
+        let header = read_header(self.storage.as_ref())?;
         if header.incompatible & qcow2::bits::incompatible::DATA_FILE != 0 {
             let Some(name) = &header.data_file else {
                 let what = "it doesn't say where its external data file is".into();
@@ -235,20 +264,25 @@ impl Image {
             let name = Path::new(name);
             let beside = below(&self.path, name.as_os_str());
             let place = if name.exists() { name.to_path_buf() } else { beside };
-            self.data = Some((place.clone(), Arc::new(open_file(&place, how)?)));
+            let file = open_file(&place, how)?;
+            self.data = Some((place, Arc::new(file)));
         }
         if let Some(name) = header.backing.as_ref().filter(|_| how.backing) {
             self.open_backing(name, header.backing_format.as_deref(), how, above)?;
         }
+        self.see_qcow2(header, how)
+    }
+
+    fn see_qcow2(&mut self, header: Header, how: Open) -> Result<(), Error> {
         let options = qcow2::Options {
             read_only: !how.access.writes(),
             no_barriers: how.no_barriers,
             unmap: how.unmap,
             backing: self.backing.clone().map(|backing| backing as Arc<dyn BlockDevice>),
-            data: self.data.clone().map(|(_, data)| data as Arc<dyn Storage>),
+            data: self.data.clone().map(|(_, data)| data),
             even_corrupt: how.even_corrupt,
         };
-        self.node = Node::Qcow2(Box::new(Qcow2::open(self.file.clone(), header, options)?));
+        self.node = Node::Qcow2(Box::new(Qcow2::open(self.storage.clone(), header, options)?));
         Ok(())
     }
 
@@ -287,8 +321,10 @@ impl Image {
     pub fn drop_cached(&self) -> Result<(), Error> {
         for image in self.chain() {
             let failed = |source| Error::Open { path: image.path.clone(), source };
-            image.file.drop_cached().map_err(failed)?;
-            image.data.as_ref().map_or(Ok(()), |(_, file)| file.drop_cached()).map_err(failed)?;
+            let data = image.data.as_ref().and_then(|(_, data)| data.as_file());
+            for file in image.storage.as_file().into_iter().chain(data) {
+                file.drop_cached().map_err(failed)?;
+            }
         }
         Ok(())
     }
@@ -321,14 +357,19 @@ impl Image {
         }
     }
 
-    /// Its file.
-    pub fn file(&self) -> &Arc<File> {
-        &self.file
+    /// Where its bytes lie.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Its file or block device, unless its bytes lie elsewhere.
+    pub fn file(&self) -> Option<&File> {
+        self.storage.as_file()
     }
 
     /// Its external data file.
-    pub fn data_file(&self) -> Option<(&Path, &Arc<File>)> {
-        self.data.as_ref().map(|(path, file)| (path.as_path(), file))
+    pub fn data_file(&self) -> Option<(&Path, &Arc<dyn Storage>)> {
+        self.data.as_ref().map(|(path, data)| (path.as_path(), data))
     }
 
     /// What it lies on.
@@ -409,8 +450,8 @@ impl Image {
         if !holes {
             return Ok(status);
         }
-        let file = self.data.as_ref().map_or(&self.file, |(_, file)| file);
-        let stretch = file.stretch(host).map_err(failed)?;
+        let storage = self.data.as_ref().map_or(&self.storage, |(_, data)| data);
+        let stretch = storage.stretch(host).map_err(failed)?;
         let behind = stretch.end <= host;
         let len = if behind { status.len } else { status.len.min(stretch.end - host) };
         Ok(Status { len, zero: behind || !stretch.data, ..status })

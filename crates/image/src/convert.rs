@@ -149,7 +149,8 @@ impl Source for Joined {
     fn in_file(&self, offset: u64, len: u64) -> Option<(&File, u64)> {
         let (image, within) = self.part(offset)?;
         let whole = within + len <= BlockDevice::len(image);
-        (whole && image.qcow2().is_none()).then(|| (image.file().as_ref(), within))
+        let file = image.file().filter(|_| whole && image.qcow2().is_none())?;
+        Some((file, within))
     }
 
     fn stretch(&self, offset: u64, most: u64, top: bool) -> Result<Status, Error> {
@@ -423,11 +424,12 @@ impl Copying<'_> {
 
     // Whether the kernel could copy it.
     fn copy_offloaded(&self, piece: &Piece) -> Result<bool, Error> {
-        let (Node::Raw(_), Some((from, at))) = (self.target.node(), self.how.source.in_file(piece.at, piece.len))
+        let (Node::Raw(_), Some(to), Some((from, at))) =
+            (self.target.node(), self.target.file(), self.how.source.in_file(piece.at, piece.len))
         else {
             return Ok(false);
         };
-        self.target.file().copy_from(from, at, piece.at, piece.len).map_err(|source| Error::Io {
+        to.copy_from(from, at, piece.at, piece.len).map_err(|source| Error::Io {
             name: self.target.path().display().to_string(),
             operation: Operation::Write,
             offset: piece.at,

@@ -22,6 +22,7 @@
 
 pub mod block;
 pub mod chain;
+pub mod commit;
 pub mod convert;
 mod error;
 pub mod format;
@@ -29,6 +30,7 @@ pub mod lock;
 pub mod newfile;
 pub mod qcow2;
 pub mod raw;
+pub mod rebase;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

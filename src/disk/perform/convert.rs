@@ -129,8 +129,8 @@ fn refuse_itself(source: &Image, target: &Path) -> Result<(), Failure> {
         let same = |file: &std::fs::File| {
             file.metadata().is_ok_and(|other| other.dev() == about.dev() && other.ino() == about.ino())
         };
-        let data = image.data_file().is_some_and(|(_, file)| same(file.file()));
-        if same(image.file().file()) || data {
+        let data = image.data_file().and_then(|(_, data)| data.as_file());
+        if image.file().into_iter().chain(data).any(|file| same(file.file())) {
             let what = format!("{} is what is copied, or lies below it", target.display());
             return Err(Failure::new(Status::Conflict, what).advise("Copy to another name, and rename it afterwards."));
         }

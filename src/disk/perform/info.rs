@@ -66,7 +66,7 @@ fn host_failed(image: &Image) -> impl Fn(std::io::Error) -> Error + '_ {
 }
 
 fn allocated(image: &Image) -> Result<u64, Error> {
-    let own = image.file().allocated().map_err(host_failed(image))?;
+    let own = image.storage().allocated().map_err(host_failed(image))?;
     let data = image.data_file().map(|(_, file)| file.allocated()).transpose().map_err(host_failed(image))?;
     Ok(own + data.unwrap_or(0))
 }
@@ -95,7 +95,7 @@ fn specific(image: &Image) -> Result<Vec<(&'static str, Value)>, Error> {
             all.push(("data-file-raw", json!(header.autoclear & autoclear::DATA_FILE_RAW != 0)));
         }
         if let Some(found) = header.bitmaps.filter(|_| header.autoclear & autoclear::BITMAPS != 0) {
-            let found = bitmaps::read_directory(image.file().as_ref(), &found)?;
+            let found = bitmaps::read_directory(image.storage().as_ref(), &found)?;
             all.push(("bitmaps", found.iter().map(bitmap).collect()));
         }
         all.push(("extended-l2", json!(header.has_extended_l2())));
@@ -122,8 +122,8 @@ fn shown(image: &Image) -> String {
 fn as_json(image: &Image) -> Result<Value, Error> {
     let mut all = Map::new();
     let mut put = |name: &str, value: Value| drop(all.insert(name.into(), value));
-    let file_len = image.file().len().map_err(host_failed(image))?;
-    let own = image.file().allocated().map_err(host_failed(image))?;
+    let file_len = image.storage().len().map_err(host_failed(image))?;
+    let own = image.storage().allocated().map_err(host_failed(image))?;
     let name = shown(image);
     let file = json!({
         "children": [],
@@ -181,7 +181,7 @@ fn snapshot(snapshot: &Snapshot) -> Value {
 }
 
 fn as_text(image: &Image) -> Result<String, Error> {
-    let file_len = image.file().len().map_err(host_failed(image))?;
+    let file_len = image.storage().len().map_err(host_failed(image))?;
     let mut text = format!(
         "image: {}\nfile format: {}\nvirtual size: {} ({} bytes)\ndisk size: {}\n",
         image.path().display(),
@@ -232,7 +232,7 @@ fn as_text(image: &Image) -> Result<String, Error> {
          disk size: {}\n",
         image.path().display(),
         human(file_len),
-        human(image.file().allocated().map_err(host_failed(image))?)
+        human(image.storage().allocated().map_err(host_failed(image))?)
     );
     Ok(text)
 }

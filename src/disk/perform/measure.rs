@@ -110,7 +110,7 @@ fn bitmap_len(image: &Image, cluster: u64) -> Result<Option<u64>, Failure> {
     let Some(all) = header.bitmaps.filter(|_| header.autoclear & autoclear::BITMAPS != 0) else {
         return Ok((header.version >= 3).then_some(0));
     };
-    let all = bitmaps::read_directory(image.file().as_ref(), &all).map_err(|error| open::failed_reading(&error))?;
+    let all = bitmaps::read_directory(image.storage().as_ref(), &all).map_err(|error| open::failed_reading(&error))?;
     let mut sum = 0;
     let mut directory = 0;
     for bitmap in all {

@@ -34,7 +34,7 @@ pub(super) fn perform(resize: &Resize) -> Result<ExitCode, Failure> {
         return Err(Failure::new(Status::Usage, "a raw disk has no tables: --preallocation=falloc or full"));
     }
     match image.node() {
-        Node::Raw(_) if new > old => target::raw(image.file(), new, resize.preallocation, old)
+        Node::Raw(_) if new > old => target::raw(image.storage().as_ref(), new, resize.preallocation, old)
             .map_err(|error| Failure::new(Status::Failed, format!("{file} can't get {new} bytes")).because(&error))?,
         Node::Qcow2(qcow2) => qcow2
             .resize_with(new, target::qcow2_preallocation(resize.preallocation))

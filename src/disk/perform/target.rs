@@ -171,8 +171,8 @@ fn data_file(dialect: Dialect, image: &Path, data: &Path) -> Result<Arc<storage:
 }
 
 /// Lengthens a raw disk from `from` to `size` bytes, and takes space for what is added.
-pub fn raw(file: &storage::File, size: u64, preallocation: Preallocation, from: u64) -> std::io::Result<()> {
-    if file.is_device() {
+pub fn raw(file: &dyn Storage, size: u64, preallocation: Preallocation, from: u64) -> std::io::Result<()> {
+    if file.as_file().is_some_and(storage::File::is_device) {
         let there = file.len()?;
         if there < size {
             let what = format!("the device has {there} bytes, less than {size}");

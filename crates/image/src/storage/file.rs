@@ -249,4 +249,8 @@ impl Storage for File {
     fn block(&self) -> u32 {
         self.geometry.physical_block
     }
+
+    fn as_file(&self) -> Option<&File> {
+        Some(self)
+    }
 }

@@ -94,6 +94,11 @@ pub trait Storage: Send + Sync {
 
     /// Bytes to which requests should be aligned: the least block that is written without reading.
     fn block(&self) -> u32;
+
+    /// The file or block device, if it is one.
+    fn as_file(&self) -> Option<&File> {
+        None
+    }
 }
 
 impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
@@ -139,6 +144,10 @@ impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
 
     fn block(&self) -> u32 {
         (**self).block()
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        (**self).as_file()
     }
 }
 

@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{IoSlice, IoSliceMut};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use kiln_image::commit::{Commit, commit};
+use kiln_image::qcow2::Qcow2;
 use kiln_image::qcow2::check::check;
 use kiln_image::qcow2::compress::Compressor;
+use kiln_image::qcow2::fault::Fault;
 use kiln_image::qcow2::image::read_header;
-use kiln_image::qcow2::{Options, Qcow2};
-use kiln_image::raw::Raw;
+use kiln_image::rebase::{Onto, Rebase, rebase};
 use kiln_image::storage::Storage;
 use kiln_image::testing::{Memory, Recorder};
-use kiln_image::{BlockDevice, Error, Geometry};
+use kiln_image::{BlockDevice, Error, Format, Image, Open};
 
 use crate::contents::Noise;
-use crate::start::{Start, start};
+use crate::start::{Ground, Start, ground, start};
 
 pub const SECTOR: usize = 512;
 /// Operations of a history.
@@ -52,19 +55,54 @@ struct Moment {
 pub struct Left {
     pub image: Vec<u8>,
     pub data: Option<Vec<u8>>,
+    /// What it may lie on.
+    pub grounds: Vec<Ground>,
+}
+
+impl Left {
+    /// Opens the image for writing.
+    pub fn open(&self) -> Result<(Arc<Memory>, Arc<Image>), String> {
+        let disk = Arc::new(Memory::of(self.image.clone()));
+        let data = self.data.clone().map(|bytes| Arc::new(Memory::of(bytes)) as Arc<dyn Storage>);
+        let grounds = self.grounds.iter().map(|ground| {
+            let storage: Arc<dyn Storage> = Arc::new(Memory::of(ground.bytes.clone()));
+            (ground, storage)
+        });
+        let image = open(disk.clone(), data, &grounds.collect::<Vec<_>>())?;
+        Ok((disk, image))
+    }
+}
+
+// The image on `disk`, over what its header names.
+fn open(
+    disk: Arc<dyn Storage>,
+    data: Option<Arc<dyn Storage>>,
+    grounds: &[(&Ground, Arc<dyn Storage>)],
+) -> Result<Arc<Image>, String> {
+    let header = read_header(disk.as_ref()).map_err(told("header"))?;
+    let mut backing = None;
+    if let Some(name) = &header.backing {
+        let (ground, storage) =
+            grounds.iter().find(|(ground, _)| ground.name == *name).ok_or("no such backing file")?;
+        ensure!(header.backing_format.as_deref() == Some(ground.format.name()), "the backing file's format is wrong");
+        let how = Open::reading(Some(ground.format));
+        backing = Some(Image::over(storage.clone(), None, None, how).map_err(told("open what lies below"))?);
+    }
+    Image::over(disk, data, backing, Open::writing(Some(Format::Qcow2))).map_err(told("open"))
 }
 
 pub struct History {
-    pub image: Qcow2,
+    image: Arc<Image>,
     disk: Arc<Recorder>,
     data: Option<Arc<Recorder>>,
+    grounds: Vec<(Ground, Arc<Recorder>)>,
+    fault: Option<Fault>,
     noise: Noise,
     sectors: Sectors,
     moments: Vec<Moment>,
     /// Every snapshot that there has ever been, by name.
     snapshots: BTreeMap<String, Sectors>,
     compressor: Compressor,
-    pub backing: Option<Arc<dyn BlockDevice>>,
     next: u64,
     pub what: String,
 }
@@ -75,11 +113,6 @@ fn fill(number: u64) -> Vec<u8> {
 
 pub fn bytes_of(numbers: &[u64]) -> Vec<u8> {
     numbers.iter().flat_map(|number| fill(*number)).collect()
-}
-
-fn memory_disk(numbers: &[u64]) -> Arc<dyn BlockDevice> {
-    let geometry = Geometry { logical_block: 512, physical_block: 512 };
-    Arc::new(Raw::on(Box::new(Memory::of(bytes_of(numbers))), geometry, true).unwrap())
 }
 
 fn told(what: impl Display) -> impl FnOnce(Error) -> String {
@@ -100,21 +133,18 @@ fn done_or_refused(outcome: Result<(), Error>, what: &str) -> Result<bool, Strin
 }
 
 impl History {
-    pub fn new(noise: Noise) -> Result<Self, String> {
+    pub fn new(noise: Noise, fault: Option<Fault>) -> Result<Self, String> {
         let mut noise = noise;
-        let Start { image, data, backing, sectors, snapshots, what } = start(&mut noise);
+        let Start { image, data, ground, sectors, snapshots, what } = start(&mut noise);
         let disk = Arc::new(Recorder::of(image));
         let data = data.map(|bytes| Arc::new(disk.beside(bytes)));
-        let header = read_header(disk.as_ref()).map_err(told("header"))?;
-        let compression = header.compression;
-        let backing = backing.map(|numbers| memory_disk(&numbers));
-        let options = Options {
-            backing: backing.clone(),
-            data: data.clone().map(|data| data as Arc<dyn Storage>),
-            ..Options::default()
-        };
-        let image = Qcow2::open(disk.clone(), header, options).map_err(told("open"))?;
-        let names: Vec<String> = image.snapshots().map_err(told("list"))?.into_iter().map(|one| one.name).collect();
+        let grounds = ground.into_iter().map(|ground| {
+            let recorder = Arc::new(disk.beside(ground.bytes.clone()));
+            (ground, recorder)
+        });
+        let grounds = grounds.collect::<Vec<_>>();
+        let image = Self::open(&disk, data.as_ref(), &grounds, fault)?;
+        let names = names(qcow2(&image))?;
         // A dirty image is repaired when it is opened, and that may be cut as well.
         let moment = |events, moves_refcounts| Moment {
             events,
@@ -124,8 +154,32 @@ impl History {
             moves_refcounts,
         };
         let moments = vec![moment(0, false), moment(disk.events(), true)];
-        let compressor = Compressor::new(compression).unwrap();
-        Ok(Self { image, disk, data, noise, sectors, moments, snapshots, compressor, backing, next: 1, what })
+        let compressor = Compressor::new(qcow2(&image).header().compression).unwrap();
+        let next = 1;
+        Ok(Self { image, disk, data, grounds, fault, noise, sectors, moments, snapshots, compressor, next, what })
+    }
+
+    fn open(
+        disk: &Arc<Recorder>,
+        data: Option<&Arc<Recorder>>,
+        grounds: &[(Ground, Arc<Recorder>)],
+        fault: Option<Fault>,
+    ) -> Result<Arc<Image>, String> {
+        let data = data.map(|data| data.clone() as Arc<dyn Storage>);
+        let grounds = grounds.iter().map(|(ground, disk)| (ground, disk.clone() as Arc<dyn Storage>));
+        let image = open(disk.clone(), data, &grounds.collect::<Vec<_>>())?;
+        if let Some(fault) = fault {
+            qcow2(&image).inject(fault);
+        }
+        Ok(image)
+    }
+
+    // Opens what was closed.
+    fn reopen(&mut self) -> Result<(), String> {
+        self.image = Self::open(&self.disk, self.data.as_ref(), &self.grounds, self.fault)?;
+        let is = read(&self.image)?;
+        ensure!(is == self.sectors, "contents after the image was closed and opened");
+        Ok(())
     }
 
     /// Does all its operations.
@@ -154,7 +208,7 @@ impl History {
         let (start, len) = self.range();
         let (at, bytes) = ((start * SECTOR) as u64, (len * SECTOR) as u64);
         let (mut settled, mut moves_refcounts) = (false, false);
-        let operation = if flush { 13 } else { self.noise.below(20) };
+        let operation = if flush { 13 } else { self.noise.below(22) };
         if std::env::var_os("KILN_HISTORIES").is_some_and(|count| count == "1") {
             eprintln!("{} events: operation {operation} on {len} sectors at {start}", self.disk.events());
         }
@@ -184,9 +238,11 @@ impl History {
                     self.sectors.resize(len as usize, 0);
                 }
             }
-            _ => (settled, moves_refcounts) = self.snapshot(operation)?,
+            16..=19 => (settled, moves_refcounts) = self.snapshot(operation)?,
+            20 => settled = self.commit()?,
+            _ => settled = self.rebase()?,
         }
-        let snapshots = self.image.snapshots().map_err(told("list"))?.into_iter().map(|one| one.name).collect();
+        let snapshots = names(qcow2(&self.image))?;
         let (events, sectors) = (self.disk.events(), self.sectors.clone());
         self.moments.push(Moment { events, sectors, snapshots, settled, moves_refcounts });
         Ok(())
@@ -204,33 +260,92 @@ impl History {
         Ok(())
     }
 
+    // Merges the image into what it lies on. Says whether it did: all is durable then.
+    fn commit(&mut self) -> Result<bool, String> {
+        let name = qcow2(&self.image).header().backing;
+        let Some((ground, disk)) = self.grounds.iter().find(|(ground, _)| Some(&ground.name) == name.as_ref()) else {
+            return Ok(false);
+        };
+        // Snapshots would show what is merged below them.
+        if !names(qcow2(&self.image))?.is_empty() {
+            return Ok(false);
+        }
+        let base =
+            Image::over(disk.clone(), None, None, Open::writing(Some(ground.format))).map_err(told("open base"))?;
+        if let (Some(fault), Some(qcow2)) = (self.fault, base.qcow2()) {
+            qcow2.inject(fault);
+        }
+        let keep = self.noise.below(4) == 0;
+        let stop = AtomicBool::new(false);
+        let how = Commit { depth: 1, keep, rate_limit: None, stop: &stop, progress: &|_, _| {} };
+        let outcome = commit(&how, &self.image, &base).map(|ended| assert!(ended));
+        let done = done_or_refused(outcome, "commit")?;
+        if done {
+            self.reopen()?;
+        }
+        Ok(done)
+    }
+
+    // Puts the image onto another ground. Says whether it did: all is durable then.
+    fn rebase(&mut self) -> Result<bool, String> {
+        // Snapshots would show the new ground.
+        if !names(qcow2(&self.image))?.is_empty() {
+            return Ok(false);
+        }
+        if !self.grounds.iter().any(|(ground, _)| ground.name == "other") {
+            let other = ground("other", 2 << 40, self.sectors.len(), &mut self.noise);
+            let disk = Arc::new(self.disk.beside(other.bytes.clone()));
+            self.grounds.push((other, disk));
+        }
+        let one = self.noise.below(self.grounds.len() as u64 + 1) as usize;
+        let new = self.grounds.get(one).map(|(ground, disk)| {
+            let image = Image::over(disk.clone(), None, None, Open::reading(Some(ground.format)));
+            image.map(|image| (ground.name.clone(), image)).map_err(told("open the new ground"))
+        });
+        let new = new.transpose()?;
+        let stop = AtomicBool::new(false);
+        let how = Rebase {
+            onto: new.as_ref().map(|(name, image)| Onto { image, name: name.clone() }),
+            compress: self.data.is_none() && self.noise.below(4) == 0,
+            stop: &stop,
+            progress: &|_, _| {},
+        };
+        let outcome = rebase(&how, &self.image).map(|ended| assert!(ended));
+        let done = done_or_refused(outcome, "rebase")?;
+        if done {
+            self.reopen()?;
+        }
+        Ok(done)
+    }
+
     // Whether it is durable, and whether it has moved refcounts.
     fn snapshot(&mut self, operation: u64) -> Result<(bool, bool), String> {
-        let all = self.image.snapshots().map_err(told("list"))?;
+        let image = qcow2(&self.image);
+        let all = image.snapshots().map_err(told("list"))?;
         let one = (!all.is_empty()).then(|| self.noise.below(all.len() as u64) as usize);
         match (operation, one) {
             (16 | 17, _) if all.len() < 3 => {
                 let name = format!("s{}", self.moments.len());
-                let outcome = self.image.create_snapshot(&name, 1, 2).map(drop);
+                let outcome = image.create_snapshot(&name, 1, 2).map(drop);
                 if done_or_refused(outcome, "snapshot")? {
                     self.snapshots.insert(name, self.sectors.clone());
                 }
             }
             (18, Some(index)) => {
-                if done_or_refused(self.image.apply_snapshot(&all[index]), "apply")? {
+                if done_or_refused(image.apply_snapshot(&all[index]), "apply")? {
                     self.sectors = self.snapshots[&all[index].name].clone();
                 }
             }
-            (19, Some(index)) => self.image.delete_snapshot(index).map_err(told("delete"))?,
+            (19, Some(index)) => image.delete_snapshot(index).map_err(told("delete"))?,
             _ => return Ok((false, false)),
         }
         // Refused before anything was done, nothing is durable.
-        let can = self.data.is_none() && self.image.header().refcount_order > 0;
+        let can = self.data.is_none() && image.header().refcount_order > 0;
         Ok((can, can))
     }
 
     fn compressed(&mut self, start: usize) -> Result<(), String> {
-        let per_cluster = self.image.header().cluster_size() as usize / SECTOR;
+        let per_cluster = qcow2(&self.image).header().cluster_size() as usize / SECTOR;
         let first = start - start % per_cluster;
         let mut numbers: Vec<u64> = (0..per_cluster as u64).map(|n| self.next + n % 3).collect();
         self.next += 3;
@@ -238,7 +353,7 @@ impl History {
         numbers[end - first..].fill(0);
         let mut out = vec![0; per_cluster * SECTOR - 1];
         if let Some(len) = self.compressor.compress(&bytes_of(&numbers), &mut out) {
-            let outcome = self.image.write_compressed((first * SECTOR) as u64, &out[..len]);
+            let outcome = qcow2(&self.image).write_compressed((first * SECTOR) as u64, &out[..len]);
             if done_or_refused(outcome, "compressed")? {
                 self.sectors[first..end].copy_from_slice(&numbers[..end - first]);
             }
@@ -254,29 +369,33 @@ impl History {
     /// What a power loss may leave.
     pub fn cut(&self, events: usize, choose: &mut dyn FnMut(u64) -> u64) -> Left {
         let image = self.disk.cut(events, choose);
-        Left { image, data: self.data.as_ref().map(|data| data.cut(events, choose)) }
+        let data = self.data.as_ref().map(|data| data.cut(events, choose));
+        let cut =
+            |(ground, disk): &(Ground, Arc<Recorder>)| Ground { bytes: disk.cut(events, choose), ..ground.clone() };
+        Left { image, data, grounds: self.grounds.iter().map(cut).collect() }
     }
 
     /// Judges what a power loss behind `events` events has left. The contents that are allowed are those since the last
     /// settled moment.
-    pub fn judge(&self, left: Left, events: usize) -> Result<(), String> {
+    pub fn judge(&self, left: &Left, events: usize) -> Result<(), String> {
         let ended = self.moments.partition_point(|moment| moment.events <= events);
         // The operation that was under way may have done anything of what it does.
         let last = ended.min(self.moments.len() - 1);
         let first = self.moments[..ended].iter().rposition(|moment| moment.settled).unwrap_or(0);
         let allowed = &self.moments[first..=last];
         let moving = self.moments.get(ended).is_some_and(|moment| moment.moves_refcounts);
-        let disk: Arc<dyn Storage> = Arc::new(Memory::of(left.image));
-        let header = read_header(disk.as_ref()).map_err(told("header"))?;
+        for ground in &left.grounds {
+            ground.judge()?;
+        }
+        let disk = Memory::of(left.image.clone());
+        let header = read_header(&disk).map_err(told("header"))?;
         let dirty = header.incompatible & 1 != 0;
         // QEMU's dirty image is so until it is repaired.
         ensure!(!dirty || moving || ended <= 1, "the dirty bit is set, and nothing under way needs it");
         if !dirty {
-            sound(disk.as_ref(), header.version == 2 && moving)?;
+            sound(&disk, header.version == 2 && moving)?;
         }
-        let data = left.data.map(|bytes| Arc::new(Memory::of(bytes)) as Arc<dyn Storage>);
-        let options = Options { backing: self.backing.clone(), data, ..Options::default() };
-        let image = Qcow2::open(disk.clone(), header, options).map_err(told("open"))?;
+        let (disk, image) = left.open()?;
         if dirty {
             sound(disk.as_ref(), false).map_err(|error| format!("repaired: {error}"))?;
         }
@@ -292,17 +411,44 @@ impl History {
     }
 
     // Those that are there are those that may be, and each has its disk.
-    fn judge_snapshots(&self, image: &Qcow2, allowed: &[Moment]) -> Result<(), String> {
-        let all = image.snapshots().map_err(told("list"))?;
+    fn judge_snapshots(&self, image: &Image, allowed: &[Moment]) -> Result<(), String> {
+        let all = qcow2(image).snapshots().map_err(told("list"))?;
         let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
         ensure!(allowed.iter().any(|moment| moment.snapshots == names), "the snapshots are {names:?}");
         for snapshot in &all {
-            if done_or_refused(image.apply_snapshot(snapshot), "apply")? {
+            if done_or_refused(qcow2(image).apply_snapshot(snapshot), "apply")? {
                 let same = self.snapshots.get(&snapshot.name) == Some(&read(image)?);
                 // One that was refused at its making never was.
                 ensure!(same, "snapshot {} has other contents", snapshot.name);
             }
         }
+        Ok(())
+    }
+}
+
+fn qcow2(image: &Image) -> &Qcow2 {
+    image.qcow2().unwrap()
+}
+
+fn names(image: &Qcow2) -> Result<Vec<String>, String> {
+    Ok(image.snapshots().map_err(told("list"))?.into_iter().map(|one| one.name).collect())
+}
+
+impl Ground {
+    // It is sound, and its snapshot has what it had.
+    fn judge(&self) -> Result<(), String> {
+        if self.format == Format::Raw {
+            return Ok(());
+        }
+        let disk = Arc::new(Memory::of(self.bytes.clone()));
+        let header = read_header(disk.as_ref()).map_err(told("header of what lies below"))?;
+        ensure!(header.incompatible & 1 == 0, "what lies below is dirty");
+        sound(disk.as_ref(), false).map_err(|error| format!("what lies below: {error}"))?;
+        let Some(sectors) = &self.snapshot else { return Ok(()) };
+        let image = open(disk, None, &[])?;
+        let all = qcow2(&image).snapshots().map_err(told("list below"))?;
+        qcow2(&image).apply_snapshot(&all[0]).map_err(told("apply below"))?;
+        ensure!(read(&image)? == *sectors, "the snapshot below has other contents");
         Ok(())
     }
 }
@@ -318,7 +464,7 @@ fn sound(disk: &dyn Storage, flags_may_miss: bool) -> Result<(), String> {
 }
 
 /// A disk's contents, of which no sector may be torn.
-pub fn read(image: &Qcow2) -> Result<Sectors, String> {
+pub fn read(image: &Image) -> Result<Sectors, String> {
     let mut bytes = vec![7; image.len() as usize];
     image.read_at(&mut [IoSliceMut::new(&mut bytes)], 0).map_err(told("read"))?;
     let numbers = bytes.chunks(SECTOR).enumerate().map(|(index, sector)| {

@@ -1,17 +1,20 @@
 //! What a history begins with: an image that kiln has made, or QEMU.
 
 use std::collections::BTreeMap;
-use std::io::IoSliceMut;
+use std::ffi::OsString;
+use std::io::{IoSlice, IoSliceMut};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-use kiln_image::qcow2::Create;
 use kiln_image::qcow2::create::format;
+use kiln_image::qcow2::image::read_header;
+use kiln_image::qcow2::{Create, Options, Qcow2};
 use kiln_image::storage::Storage;
 use kiln_image::testing::Memory;
+use kiln_image::{BlockDevice, Format};
 
 use crate::contents::Noise;
-use crate::history::{SECTOR, Sectors};
+use crate::history::{SECTOR, Sectors, bytes_of};
 use crate::scene::Scene;
 
 /// An image and what is in it.
@@ -20,12 +23,50 @@ pub struct Start {
     pub image: Vec<u8>,
     /// The external data file.
     pub data: Option<Vec<u8>>,
-    /// What the backing file holds.
-    pub backing: Option<Sectors>,
+    /// What it lies on.
+    pub ground: Option<Ground>,
     pub sectors: Sectors,
     /// By name.
     pub snapshots: BTreeMap<String, Sectors>,
     pub what: String,
+}
+
+/// A disk to lie on.
+#[derive(Clone)]
+pub struct Ground {
+    pub name: OsString,
+    pub format: Format,
+    pub bytes: Vec<u8>,
+    /// What its snapshot holds.
+    pub snapshot: Option<Sectors>,
+}
+
+/// A ground of about so many sectors, which hold numbers behind `first`.
+pub fn ground(name: &str, first: u64, about: usize, noise: &mut Noise) -> Ground {
+    let about = about as u64;
+    let len = (about / 2 + noise.below(about)).max(8);
+    let sectors: Sectors = (0..len).map(|n| if n % 16 < 3 { 0 } else { first + n + 1 }).collect();
+    ground_of(name, &sectors, noise)
+}
+
+fn ground_of(name: &str, sectors: &[u64], noise: &mut Noise) -> Ground {
+    let name = OsString::from(name);
+    if noise.below(2) == 0 {
+        return Ground { name, format: Format::Raw, bytes: bytes_of(sectors), snapshot: None };
+    }
+    let create = Create { size: (sectors.len() * SECTOR) as u64, data_file: None, ..kind(noise) };
+    let storage: Arc<dyn Storage> = Arc::new(Memory::default());
+    format(storage.clone(), None, &create).unwrap();
+    let header = read_header(storage.as_ref()).unwrap();
+    let image = Qcow2::open(storage.clone(), header, Options::default()).unwrap();
+    image.write_at(&[IoSlice::new(&bytes_of(sectors))], 0).unwrap();
+    let wants = create.refcount_order > 0 && noise.below(3) == 0;
+    let snapshot = wants.then(|| {
+        image.create_snapshot("below", 1, 2).unwrap();
+        sectors.to_vec()
+    });
+    image.close().unwrap();
+    Ground { name, format: Format::Qcow2, bytes: bytes(storage.as_ref()), snapshot }
 }
 
 fn bytes(storage: &dyn Storage) -> Vec<u8> {
@@ -54,12 +95,13 @@ fn by_kiln(noise: &mut Noise) -> Start {
     let len = (6 + noise.below(20)) * sectors_per_cluster + noise.below(sectors_per_cluster);
     let mut sectors = vec![0; len.max(8) as usize];
     let mut create = Create { size: sectors.len() as u64 * 512, ..create };
-    let backing = noise.next().is_multiple_of(2).then(|| {
+    let ground = noise.next().is_multiple_of(2).then(|| {
         let below: Sectors = (0..sectors.len() as u64 / 2 + noise.below(9)).map(|n| (1 << 40) + n + 1).collect();
         let shared = below.len().min(sectors.len());
         sectors[..shared].copy_from_slice(&below[..shared]);
-        create.backing = Some(("base".into(), Some("raw".into())));
-        below
+        let ground = ground_of("base", &below, noise);
+        create.backing = Some((ground.name.clone(), Some(ground.format.name().to_owned())));
+        ground
     });
     let image: Arc<dyn Storage> = Arc::new(Memory::default());
     let data = create.data_file.as_ref().map(|_| Arc::new(Memory::default()) as Arc<dyn Storage>);
@@ -67,7 +109,7 @@ fn by_kiln(noise: &mut Noise) -> Start {
     Start {
         image: bytes(image.as_ref()),
         data: data.map(|data| bytes(data.as_ref())),
-        backing,
+        ground,
         sectors,
         snapshots: BTreeMap::new(),
         what: format!("{create:?}"),
@@ -143,7 +185,7 @@ impl Maker {
     fn done(self, what: &str) -> Start {
         let image = std::fs::read(self.scene.path("a")).unwrap();
         let (sectors, snapshots) = (self.sectors, self.snapshots);
-        Start { image, data: None, backing: None, sectors, snapshots, what: format!("QEMU's {what}") }
+        Start { image, data: None, ground: None, sectors, snapshots, what: format!("QEMU's {what}") }
     }
 }
 
