@@ -184,7 +184,7 @@ impl Storage for Recorder {
     }
 
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let bytes = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
+        let bytes = buffers.iter().map(|buffer| &**buffer).collect::<Vec<_>>().concat();
         self.note(Event::Write { offset, bytes });
         self.now.write_at(buffers, offset)
     }

@@ -61,15 +61,16 @@ pub struct Left {
 
 impl Left {
     /// Opens the image for writing.
-    pub fn open(&self) -> Result<(Arc<Memory>, Arc<Image>), String> {
-        let disk = Arc::new(Memory::of(self.image.clone()));
-        let data = self.data.clone().map(|bytes| Arc::new(Memory::of(bytes)) as Arc<dyn Storage>);
-        let grounds = self.grounds.iter().map(|ground| {
-            let storage: Arc<dyn Storage> = Arc::new(Memory::of(ground.bytes.clone()));
-            (ground, storage)
-        });
-        let image = open(disk.clone(), data, &grounds.collect::<Vec<_>>())?;
-        Ok((disk, image))
+    pub fn open(mut self) -> Result<Arc<Image>, String> {
+        let disk = Arc::new(Memory::of(std::mem::take(&mut self.image)));
+        self.open_on(disk)
+    }
+
+    fn open_on(mut self, disk: Arc<Memory>) -> Result<Arc<Image>, String> {
+        let data = self.data.map(|bytes| Arc::new(Memory::of(bytes)) as Arc<dyn Storage>);
+        let bytes: Vec<Vec<u8>> = self.grounds.iter_mut().map(|ground| std::mem::take(&mut ground.bytes)).collect();
+        let storages = bytes.into_iter().map(|bytes| Arc::new(Memory::of(bytes)) as Arc<dyn Storage>);
+        open(disk, data, &self.grounds.iter().zip(storages).collect::<Vec<_>>())
     }
 }
 
@@ -107,12 +108,14 @@ pub struct History {
     pub what: String,
 }
 
-fn fill(number: u64) -> Vec<u8> {
-    number.to_le_bytes().repeat(SECTOR / 8)
-}
-
 pub fn bytes_of(numbers: &[u64]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| fill(*number)).collect()
+    let mut bytes = vec![0; numbers.len() * SECTOR];
+    for (sector, number) in bytes.chunks_exact_mut(SECTOR).zip(numbers) {
+        for part in sector.chunks_exact_mut(8) {
+            part.copy_from_slice(&number.to_le_bytes());
+        }
+    }
+    bytes
 }
 
 fn told(what: impl Display) -> impl FnOnce(Error) -> String {
@@ -377,7 +380,7 @@ impl History {
 
     /// Judges what a power loss behind `events` events has left. The contents that are allowed are those since the last
     /// settled moment.
-    pub fn judge(&self, left: &Left, events: usize) -> Result<(), String> {
+    pub fn judge(&self, mut left: Left, events: usize) -> Result<(), String> {
         let ended = self.moments.partition_point(|moment| moment.events <= events);
         // The operation that was under way may have done anything of what it does.
         let last = ended.min(self.moments.len() - 1);
@@ -387,15 +390,15 @@ impl History {
         for ground in &left.grounds {
             ground.judge()?;
         }
-        let disk = Memory::of(left.image.clone());
-        let header = read_header(&disk).map_err(told("header"))?;
+        let disk = Arc::new(Memory::of(std::mem::take(&mut left.image)));
+        let header = read_header(disk.as_ref()).map_err(told("header"))?;
         let dirty = header.incompatible & 1 != 0;
         // QEMU's dirty image is so until it is repaired.
         ensure!(!dirty || moving || ended <= 1, "the dirty bit is set, and nothing under way needs it");
         if !dirty {
-            sound(&disk, header.version == 2 && moving)?;
+            sound(disk.as_ref(), header.version == 2 && moving)?;
         }
-        let (disk, image) = left.open()?;
+        let image = left.open_on(disk.clone())?;
         if dirty {
             sound(disk.as_ref(), false).map_err(|error| format!("repaired: {error}"))?;
         }

@@ -16,7 +16,7 @@ use crate::scene;
 
 /// Cuts of a history.
 const CUTS: u64 = 6;
-/// Of so many cuts QEMU judges one.
+/// Of so many cuts QEMU judges one, unless `KILN_QEMU` says another number.
 const QEMU: u64 = 10;
 /// How many histories there are unless `KILN_HISTORIES` says.
 const HISTORIES: u64 = 20_000;
@@ -31,7 +31,12 @@ enum Wrong {
     Cut(String),
 }
 
-fn history(seed: u64, fault: Option<Fault>) -> Result<(), Wrong> {
+// A number that the environment may set.
+fn number(name: &str, unless: u64) -> u64 {
+    std::env::var(name).map_or(unless, |number| number.parse().unwrap())
+}
+
+fn history(seed: u64, fault: Option<Fault>, qemu: u64) -> Result<(), Wrong> {
     let mut noise = Noise(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     for _ in 0..8 {
         noise.next();
@@ -42,9 +47,9 @@ fn history(seed: u64, fault: Option<Fault>) -> Result<(), Wrong> {
     for cut in 0..CUTS {
         let at = noise.below(events + 1) as usize;
         let left = history.cut(at, &mut |limit| noise.below(limit));
-        let by_qemu = fault.is_none() && (seed * CUTS + cut).is_multiple_of(QEMU);
+        let by_qemu = fault.is_none() && (seed * CUTS + cut).is_multiple_of(qemu);
         let outcome = if by_qemu { qemu_judges(&left) } else { Ok(()) };
-        outcome.and_then(|()| history.judge(&left, at)).map_err(|error| {
+        outcome.and_then(|()| history.judge(left, at)).map_err(|error| {
             Wrong::Cut(format!("cut {cut} after {at} of {events} events: {error}; {}", history.what))
         })?;
     }
@@ -76,7 +81,7 @@ fn qemu_judges(left: &Left) -> Result<(), String> {
     let (code, text) = scene::qemu_check(&path, &fix);
     ensure!(allowed.contains(&code), "qemu-img check: {code} {text}");
     let image = std::fs::read(&path).unwrap();
-    let (_, image) = Left { image, data: left.data.clone(), grounds: left.grounds.clone() }.open()?;
+    let image = Left { image, data: left.data.clone(), grounds: left.grounds.clone() }.open()?;
     let ours = read(&image)?;
     ensure!(scene::qemu_reads(&path) == bytes_of(&ours), "QEMU reads something else");
     Ok(())
@@ -106,15 +111,15 @@ fn some(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> bool + Sync) -> Option
 
 #[test]
 fn after_a_power_loss_nothing_is_lost_that_was_flushed() {
-    let count = std::env::var("KILN_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(HISTORIES);
-    let first: u64 = std::env::var("KILN_FIRST").ok().and_then(|first| first.parse().ok()).unwrap_or(0);
+    let (first, count) = (number("KILN_FIRST", 0), number("KILN_HISTORIES", HISTORIES));
+    let qemu = number("KILN_QEMU", QEMU);
     let bad = some(first..first + count, |seed| {
-        let (Err(Wrong::Operation(what)) | Err(Wrong::Cut(what))) = history(seed, None) else { return false };
+        let (Err(Wrong::Operation(what)) | Err(Wrong::Cut(what))) = history(seed, None, qemu) else { return false };
         eprintln!("KILN_FIRST={seed} KILN_HISTORIES=1 runs it alone: {what}");
         true
     });
     assert_eq!(bad, None, "a history has gone wrong");
-    println!("{count} histories, {} cuts", count * CUTS);
+    println!("{count} histories, {} cuts, one in {qemu} judged by QEMU as well", count * CUTS);
 }
 
 #[test]
@@ -128,7 +133,7 @@ fn mistakes_in_the_order_of_writes_are_caught() {
     ];
     for fault in faults {
         // Without a power loss each of them works.
-        let caught = some(0..WITH_FAULT, |seed| match history(seed, Some(fault)) {
+        let caught = some(0..WITH_FAULT, |seed| match history(seed, Some(fault), 1) {
             Ok(()) => false,
             Err(Wrong::Cut(what)) => {
                 println!("{fault:?}: seed {seed}, {what}");
