@@ -1,9 +1,10 @@
-//! Developer commands: `cargo xtask demo | test | lab | bench`.
+//! Developer commands: `cargo xtask demo | test | lab | bench | e2e`.
 
 mod bench;
 mod bench_image;
 mod clients;
 mod demo;
+mod e2e;
 mod lab;
 mod meter;
 mod setup;
@@ -27,6 +28,7 @@ enum Task {
     Test(test::Test),
     Lab(lab::Run),
     Bench(bench::Bench),
+    E2e(e2e::E2e),
     #[command(hide = true)]
     Meter(meter::Meter),
     #[command(hide = true)]
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Lab(lab) => lab.run(),
         Task::Bench(bench) => bench.run(),
+        Task::E2e(e2e) => e2e.run(),
         Task::Meter(meter) => meter.run(),
         Task::Ration(ration) => ration.run(),
         Task::Floor(floor) => floor.run(),

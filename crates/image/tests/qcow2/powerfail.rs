@@ -98,6 +98,9 @@ fn some(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> bool + Sync) -> Option
                     if seed >= seeds.end {
                         break;
                     }
+                    if seed > seeds.start && (seed - seeds.start).is_multiple_of(50_000) {
+                        eprintln!("{} have been run", seed - seeds.start);
+                    }
                     if run(seed) {
                         found.fetch_min(seed, Ordering::Relaxed);
                     }
