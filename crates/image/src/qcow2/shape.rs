@@ -262,6 +262,10 @@ impl Qcow2 {
                 format!("a backing file's name of {name_len} bytes doesn't fit; {MOST_BACKING_NAME} are the most");
             return Err(Error::Unsupported { name: self.name(), what });
         }
+        if backing.is_some() && self.header().autoclear & autoclear::DATA_FILE_RAW != 0 {
+            let what = "its external data file is a disk of its own, and a disk of its own lies on no other".into();
+            return Err(Error::Unsupported { name: self.name(), what });
+        }
         self.settle()?;
         let mut tables = self.tables.lock();
         let as_it_is = (tables.header.backing.clone(), tables.header.backing_format.clone());
