@@ -21,7 +21,7 @@ use crate::qcow2::image::read_header;
 use crate::qcow2::read::Contents;
 use crate::qcow2::{self, Header, Qcow2};
 use crate::raw::Raw;
-use crate::storage::{File, Storage};
+use crate::storage::{Cache, File, Storage};
 use crate::{BlockDevice, Error, Geometry, Operation, SECTOR};
 
 /// Most images below each other.
@@ -40,8 +40,8 @@ pub struct Open {
     pub backing: bool,
     /// Whether others' locks on what lies below are respected.
     pub backing_locks: bool,
-    /// Each write returns only when it is durable.
-    pub sync: bool,
+    /// How files are used by way of the page cache.
+    pub cache: Cache,
     /// Nothing is waited for before the image is closed.
     pub no_barriers: bool,
     /// Space that becomes free is given back to the host.
@@ -59,7 +59,7 @@ impl Open {
             locks: true,
             backing: true,
             backing_locks: true,
-            sync: false,
+            cache: Cache::default(),
             no_barriers: false,
             unmap: false,
             even_corrupt: false,
@@ -132,7 +132,7 @@ fn refuse_protocol(of: &Path, name: &OsStr) -> Result<(), Error> {
 }
 
 fn open_file(path: &Path, how: Open) -> Result<File, Error> {
-    if how.locks { File::open_with(path, how.access, how.sync) } else { File::open_unlocked(path) }
+    if how.locks { File::open_with(path, how.access, how.cache) } else { File::open_unlocked(path, how.cache) }
 }
 
 impl Image {
@@ -154,7 +154,7 @@ impl Image {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_file(file: std::fs::File, path: &Path, how: Open) -> Result<Arc<Self>, Error> {
-        let file = File::from_file(file, &path.display().to_string(), how.access)?;
+        let file = File::from_file_with(file, &path.display().to_string(), how.access, how.cache)?;
         Self::on(file, path, how, &mut HashSet::new()).map(Arc::new)
     }
 
@@ -311,21 +311,6 @@ impl Image {
         let path = below(&self.path, name);
         let how = Open { access: Access::ReadOnly, format, locks: how.locks && how.backing_locks, ..how };
         self.backing = Some(Arc::new(Self::open_in(&path, how, above)?));
-        Ok(())
-    }
-
-    /// Lets the host forget what it keeps in memory of it and of everything below it.
-    ///
-    /// # Errors
-    /// When the host fails.
-    pub fn drop_cached(&self) -> Result<(), Error> {
-        for image in self.chain() {
-            let failed = |source| Error::Open { path: image.path.clone(), source };
-            let data = image.data.as_ref().and_then(|(_, data)| data.as_file());
-            for file in image.storage.as_file().into_iter().chain(data) {
-                file.drop_cached().map_err(failed)?;
-            }
-        }
         Ok(())
     }
 

@@ -11,17 +11,20 @@ use kiln_image::storage::{File, Storage};
 use kiln_image::{Access, Format};
 use serde_json::{Map, Value, json};
 
-use super::super::{Cache, Check, Dialect, Output, Repair};
-use super::open::{failed, failed_reading};
+use super::super::{Check, Dialect, Output, Repair};
+use super::open::{cached, failed, failed_reading};
 use crate::failure::{Failure, Status};
 
 pub(super) fn perform(dialect: Dialect, request: &Check) -> Result<ExitCode, Failure> {
     let access = if request.repair.is_some() { Access::Write } else { Access::ReadOnly };
-    let opened =
-        if request.force_share { File::open_unlocked(&request.file) } else { File::open(&request.file, access) };
+    let cache = cached(request.cache);
+    let opened = if request.force_share {
+        File::open_unlocked(&request.file, cache)
+    } else {
+        File::open_with(&request.file, access, cache)
+    };
     let file = opened.map_err(|error| if access.writes() { failed(&error) } else { failed_reading(&error) })?;
-    let file = Arc::new(file);
-    let storage: Arc<dyn Storage> = file.clone();
+    let storage: Arc<dyn Storage> = Arc::new(file);
     if format_of(request, storage.as_ref())? == Format::Raw {
         let failure = Failure::new(Status::Failed, format!("{} can't be checked", request.file.display()));
         let failure = failure.why("a raw disk has nothing beside the guest's data that could be wrong");
@@ -61,11 +64,6 @@ pub(super) fn perform(dialect: Dialect, request: &Check) -> Result<ExitCode, Fai
             (repaired.after, Some(fixed))
         }
     };
-    if matches!(request.cache, Cache::None | Cache::Directsync)
-        && let Err(error) = file.drop_cached()
-    {
-        log::debug!("dropping what is cached: {error}");
-    }
     let fixed = fixed.unwrap_or((0, 0));
     match request.output {
         Output::Json => println!("{:#}", as_json(request, &report, fixed)),

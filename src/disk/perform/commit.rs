@@ -32,8 +32,6 @@ pub(super) fn perform(words: &Commit) -> Result<ExitCode, Failure> {
     if !commit::commit(&how, &top, &base).map_err(|error| open::failed(&error))? {
         return Err(open::stopped());
     }
-    open::leave(&base, words.cache)?;
-    open::leave(&top, words.cache)?;
     open::tell_notes(&top, words.quiet);
     if !words.quiet {
         println!("Image committed.");

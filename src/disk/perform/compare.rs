@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use kiln_image::chain::Image;
+use kiln_image::chain::{Image, Open};
 use kiln_image::convert::Source;
 use kiln_image::zeros;
 use kiln_image::{BlockDevice, Error};
@@ -17,8 +17,10 @@ use crate::failure::{Failure, Status};
 const PIECE: u64 = 256 << 10;
 
 pub(super) fn perform(dialect: Dialect, compare: &Compare) -> Result<ExitCode, Failure> {
-    let left = open::looking(dialect, &compare.left.file, compare.left.format, compare.force_share)?;
-    let right = open::looking(dialect, &compare.right.file, compare.right.format, compare.force_share)?;
+    let cache = open::cached(compare.cache);
+    let how = |format| Open { cache, ..open::for_reading(format, compare.force_share) };
+    let left = open::looking(dialect, &compare.left.file, how(compare.left.format))?;
+    let right = open::looking(dialect, &compare.right.file, how(compare.right.format))?;
     let different = || match dialect {
         Dialect::Kiln => ExitCode::from(Status::Verification as u8),
         Dialect::QemuImg => ExitCode::from(1),
@@ -50,8 +52,6 @@ pub(super) fn perform(dialect: Dialect, compare: &Compare) -> Result<ExitCode, F
         return Ok(different());
     }
     tell("Images are identical.".into());
-    open::leave(&left, compare.cache)?;
-    open::leave(&right, compare.cache)?;
     open::tell_notes(&left, compare.quiet);
     open::tell_notes(&right, compare.quiet);
     Ok(ExitCode::SUCCESS)

@@ -18,10 +18,12 @@ use crate::failure::{Failure, Status};
 pub(super) fn perform(dialect: Dialect, convert: &Convert) -> Result<ExitCode, Failure> {
     let stop = open::stopper();
     let mut sources = Vec::new();
+    let cache = open::cached(convert.source_cache);
+    let how = Open { cache, ..open::for_reading(convert.source_format, convert.force_share) };
     for (number, path) in convert.sources.iter().enumerate() {
         sources.push(match convert.snapshot.as_ref().filter(|_| number == 0) {
-            None => open::reading(path, convert.source_format, convert.force_share)?,
-            Some(which) => open::at_snapshot(path, convert.source_format, convert.force_share, which)?,
+            None => open::reading(path, how)?,
+            Some(which) => open::at_snapshot(path, how, which)?,
         });
     }
     for source in &sources {
@@ -78,9 +80,7 @@ pub(super) fn perform(dialect: Dialect, convert: &Convert) -> Result<ExitCode, F
     }
     for source in &sources {
         open::tell_notes(source, convert.quiet);
-        open::leave(source, convert.source_cache)?;
     }
-    open::leave(&image, convert.cache)?;
     drop(image);
     if let Some(place) = place {
         place.finish(durable)?;
@@ -118,7 +118,7 @@ fn reopen(convert: &Convert, new: &New, place: &Place) -> Result<Arc<Image>, Fai
         .try_clone()
         .map_err(|error| Failure::new(Status::Failed, "can't open the new disk").because(&error))?;
     // Before it has its name nobody relies on it, so nothing is waited for on the way.
-    let how = Open { no_barriers: true, ..Open::writing(Some(format.into())) };
+    let how = Open { no_barriers: true, cache: open::cached(convert.cache), ..Open::writing(Some(format.into())) };
     Image::from_file(file, &convert.file, how).map_err(|error| open::failed(&error))
 }
 

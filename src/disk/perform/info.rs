@@ -11,13 +11,13 @@ use kiln_image::{BlockDevice, Error};
 use serde_json::{Map, Value, json};
 
 use super::super::{Dialect, Info, Output};
-use super::open::{failed_reading, looking_with, tell_notes};
+use super::open::{failed_reading, looking, tell_notes};
 use crate::failure::Failure;
 
 pub(super) fn perform(dialect: Dialect, info: &Info) -> Result<ExitCode, Failure> {
     let how =
         Open { locks: !info.force_share, backing: info.backing_chain, ..Open::reading(info.format.map(Into::into)) };
-    let image = looking_with(dialect, &info.file, how)?;
+    let image = looking(dialect, &info.file, how)?;
     let told = |error: Error| failed_reading(&error);
     match info.output {
         Output::Human => {

@@ -24,7 +24,7 @@ struct Stretch {
 }
 
 pub(super) fn perform(dialect: Dialect, map: &Map) -> Result<ExitCode, Failure> {
-    let image = open::looking(dialect, &map.file, map.format, map.force_share)?;
+    let image = open::looking(dialect, &map.file, open::for_reading(map.format, map.force_share))?;
     let size = image.len();
     let end = map.length.map_or(size, |length| map.start.saturating_add(length).min(size));
     let mut all: Vec<Stretch> = Vec::new();

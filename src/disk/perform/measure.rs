@@ -18,10 +18,10 @@ pub(super) fn perform(dialect: Dialect, measure: &Measure) -> Result<ExitCode, F
     let source = match &measure.of {
         Measured::Empty(_) => None,
         Measured::Disk { file, format, snapshot: None } => {
-            Some(open::looking(dialect, file, *format, measure.force_share)?)
+            Some(open::looking(dialect, file, open::for_reading(*format, measure.force_share))?)
         }
         Measured::Disk { file, format, snapshot: Some(which) } => {
-            Some(open::at_snapshot(file, *format, measure.force_share, which)?)
+            Some(open::at_snapshot(file, open::for_reading(*format, measure.force_share), which)?)
         }
     };
     let size = match (&measure.of, &source) {

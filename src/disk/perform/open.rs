@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use kiln_image::Error;
 use kiln_image::chain::{Image, Open};
 use kiln_image::qcow2::snapshots;
+use kiln_image::storage;
 
 use super::super::{Cache, Dialect, Format, Snapshot};
 use crate::failure::{Failure, Status};
@@ -56,38 +57,29 @@ fn is_sync(cache: Cache) -> bool {
     matches!(cache, Cache::Writethrough | Cache::Directsync)
 }
 
-/// Ends the use of an image as its cache mode says: what is to go past the page cache doesn't stay in it.
-pub fn leave(image: &Image, cache: Cache) -> Result<(), Failure> {
-    match cache {
-        Cache::None | Cache::Directsync => image.drop_cached().map_err(|error| failed(&error)),
-        Cache::Writeback | Cache::Writethrough | Cache::Unsafe => Ok(()),
-    }
+/// How the library is to use files.
+pub fn cached(cache: Cache) -> storage::Cache {
+    storage::Cache { direct: matches!(cache, Cache::None | Cache::Directsync), sync: is_sync(cache) }
 }
 
 /// How an image is opened for writing with a cache mode.
 pub fn for_writing(format: Option<Format>, cache: Cache) -> Open {
-    Open { sync: is_sync(cache), no_barriers: is_unsafe(cache), ..Open::writing(format.map(Into::into)) }
+    Open { cache: cached(cache), no_barriers: is_unsafe(cache), ..Open::writing(format.map(Into::into)) }
+}
+
+/// How an image is opened for reading. With `force_share` nobody's locks are in the way.
+pub fn for_reading(format: Option<Format>, force_share: bool) -> Open {
+    Open { locks: !force_share, ..Open::reading(format.map(Into::into)) }
 }
 
 /// Opens for reading, with everything below.
-pub fn reading(path: &Path, format: Option<Format>, force_share: bool) -> Result<Arc<Image>, Failure> {
-    let how = Open { locks: !force_share, ..Open::reading(format.map(Into::into)) };
+pub fn reading(path: &Path, how: Open) -> Result<Arc<Image>, Failure> {
     Image::open(path, how).map_err(|error| failed_reading(&error))
 }
 
 /// Opens for a verb that only looks. qemu-img lets such verbs look at a raw disk that is in use, and so do we under its
 /// name.
-pub fn looking(
-    dialect: Dialect,
-    path: &Path,
-    format: Option<Format>,
-    force_share: bool,
-) -> Result<Arc<Image>, Failure> {
-    looking_with(dialect, path, Open { locks: !force_share, ..Open::reading(format.map(Into::into)) })
-}
-
-/// As [`looking`], in another way.
-pub fn looking_with(dialect: Dialect, path: &Path, how: Open) -> Result<Arc<Image>, Failure> {
+pub fn looking(dialect: Dialect, path: &Path, how: Open) -> Result<Arc<Image>, Failure> {
     match Image::open(path, how) {
         Err(error @ Error::InUse { .. }) if dialect == Dialect::QemuImg => {
             let unlocked = Image::open(path, Open { locks: false, ..how }).ok();
@@ -104,13 +96,7 @@ pub fn writing(path: &Path, format: Option<Format>, cache: Cache) -> Result<Arc<
 }
 
 /// Opens for reading, as it was when a snapshot was made.
-pub fn at_snapshot(
-    path: &Path,
-    format: Option<Format>,
-    force_share: bool,
-    which: &Snapshot,
-) -> Result<Arc<Image>, Failure> {
-    let how = Open { locks: !force_share, ..Open::reading(format.map(Into::into)) };
+pub fn at_snapshot(path: &Path, how: Open, which: &Snapshot) -> Result<Arc<Image>, Failure> {
     Image::open_snapshot(path, how, |all| find(all, which)).map_err(|error| failed_reading(&error))
 }
 

@@ -35,11 +35,7 @@ pub(super) fn perform(words: &Rebase) -> Result<ExitCode, Failure> {
         if !rebase::rebase(&how, &image).map_err(told)? {
             return Err(open::stopped());
         }
-        if let Some(new) = &new {
-            open::leave(new, words.backing_cache)?;
-        }
     }
-    open::leave(&image, words.cache)?;
     open::tell_notes(&image, words.quiet);
     Ok(ExitCode::SUCCESS)
 }
@@ -54,7 +50,8 @@ fn named(words: &Rebase) -> Option<(OsString, Option<String>)> {
 fn new_backing(words: &Rebase) -> Result<Option<Arc<Image>>, Failure> {
     let Onto::Disk(backing) = &words.onto else { return Ok(None) };
     let path = chain::below(&words.file, backing.file.as_os_str());
-    let how = Open { locks: !words.force_share, ..Open::reading(Some(backing.format.into())) };
+    let cache = open::cached(words.backing_cache);
+    let how = Open { locks: !words.force_share, cache, ..Open::reading(Some(backing.format.into())) };
     let image = Image::open(&path, how).map_err(|error| open::failed_reading(&error))?;
     let own = std::fs::canonicalize(&words.file).ok();
     if image.chain().any(|image| std::fs::canonicalize(image.path()).ok() == own) {

@@ -11,7 +11,7 @@ use crate::failure::{Failure, Status};
 
 pub(super) fn perform(request: &SnapshotVerb) -> Result<ExitCode, Failure> {
     let image = match request.action {
-        Action::List => open::reading(&request.file, request.format, request.force_share)?,
+        Action::List => open::reading(&request.file, open::for_reading(request.format, request.force_share))?,
         _ => open::writing(&request.file, request.format, Cache::Writeback)?,
     };
     let Some(qcow2) = image.qcow2() else {

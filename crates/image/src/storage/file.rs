@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::direct::Direct;
 use super::engine::{self, Blocking, Engine};
-use super::{Storage, Stretch};
+use super::{Cache, Storage, Stretch};
 use crate::lock::{self, Access};
 use crate::{Error, Geometry, SECTOR};
 
@@ -29,33 +30,33 @@ impl File {
     /// # Errors
     /// When it can't be opened, is no file or block device, or is in use.
     pub fn open(path: &Path, access: Access) -> Result<Self, Error> {
-        Self::open_with(path, access, false)
+        Self::open_with(path, access, Cache::default())
     }
 
-    /// As [`open`](Self::open). With `sync` each write returns only when it is durable (open(2), O_DSYNC).
+    /// As [`open`](Self::open), with a cache mode.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
-    pub fn open_with(path: &Path, access: Access, sync: bool) -> Result<Self, Error> {
+    /// As [`open`](Self::open), and when its file system can't do so.
+    pub fn open_with(path: &Path, access: Access, cache: Cache) -> Result<Self, Error> {
         // A FIFO would wait for its other end: ask first, and don't wait.
         let kind =
             std::fs::metadata(path).map(|about| FileType::from_raw_mode(std::os::unix::fs::MetadataExt::mode(&about)));
         if let Ok(kind) = kind {
             is_disk(kind, || path.display().to_string())?;
         }
-        let flags = if sync { OFlags::DSYNC.bits() as i32 } else { 0 };
+        let flags = if cache.sync { OFlags::DSYNC.bits() as i32 } else { 0 };
         let open = std::fs::File::options().read(true).write(access.writes()).custom_flags(flags).open(path);
         let file = open.map_err(|source| Error::Open { path: path.into(), source })?;
-        Self::from_file(file, &path.display().to_string(), access)
+        Self::from_file_with(file, &path.display().to_string(), access, cache)
     }
 
     /// Opens a file for reading without a look at locks: somebody may be writing to it.
     ///
     /// # Errors
     /// When it can't be opened, or is no file or block device.
-    pub fn open_unlocked(path: &Path) -> Result<Self, Error> {
+    pub fn open_unlocked(path: &Path, cache: Cache) -> Result<Self, Error> {
         let file = std::fs::File::open(path).map_err(|source| Error::Open { path: path.into(), source })?;
-        Self::new(file, &path.display().to_string())
+        Self::new(file, &path.display().to_string(), false, cache)
     }
 
     /// Takes over an open file, which must be open for reading, and for writing when `access` writes. `name` stands in
@@ -64,12 +65,20 @@ impl File {
     /// # Errors
     /// When it is no file or block device, or is in use.
     pub fn from_file(file: std::fs::File, name: &str, access: Access) -> Result<Self, Error> {
-        let new = Self::new(file, name)?;
+        Self::from_file_with(file, name, access, Cache::default())
+    }
+
+    /// As [`from_file`](Self::from_file), with a cache mode.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file), and when its file system can't do so.
+    pub fn from_file_with(file: std::fs::File, name: &str, access: Access, cache: Cache) -> Result<Self, Error> {
+        let new = Self::new(file, name, access.writes(), cache)?;
         lock::acquire(new.file(), name, access)?;
         Ok(new)
     }
 
-    fn new(file: std::fs::File, name: &str) -> Result<Self, Error> {
+    fn new(file: std::fs::File, name: &str, write: bool, cache: Cache) -> Result<Self, Error> {
         let failed = |errno: Errno| Error::Open { path: name.into(), source: errno.into() };
         let stat = rustix::fs::fstat(&file).map_err(failed)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -82,13 +91,13 @@ impl File {
             _ => Geometry { logical_block: SECTOR as u32, physical_block: physical_block(stat.st_blksize as u64) },
         };
         let is_device = kind == FileType::BlockDevice;
-        Ok(Self {
-            name: name.into(),
-            is_device,
-            geometry,
-            engine: Box::new(Blocking(file)),
-            lost: AtomicBool::new(false),
-        })
+        let engine: Box<dyn Engine> = if cache.direct {
+            let direct = Direct::new(file, write, cache.sync);
+            Box::new(direct.map_err(|source| Error::Open { path: name.into(), source })?)
+        } else {
+            Box::new(Blocking(file))
+        };
+        Ok(Self { name: name.into(), is_device, geometry, engine, lost: AtomicBool::new(false) })
     }
 
     /// Copies a range of another file without bringing its bytes here (copy_file_range(2)); file systems may share them.
@@ -110,14 +119,6 @@ impl File {
             }
         }
         Ok(true)
-    }
-
-    /// Lets the host forget what it keeps in memory of the file. What wasn't flushed stays.
-    ///
-    /// # Errors
-    /// When the host fails.
-    pub fn drop_cached(&self) -> io::Result<()> {
-        Ok(rustix::fs::fadvise(self.engine.file(), 0, None, rustix::fs::Advice::DontNeed)?)
     }
 
     /// Block sizes.

@@ -4,12 +4,22 @@
 //! [`Storage`] and knows nothing of files. [`File`] is the one that users meet; tests put recorders and failing ones in
 //! its place.
 
+mod direct;
 mod engine;
 mod file;
 
 use std::io::{self, IoSlice, IoSliceMut};
 
 pub use file::File;
+
+/// How a file is used by way of the page cache, as QEMU's cache modes have it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cache {
+    /// Past it (open(2), O_DIRECT).
+    pub direct: bool,
+    /// Each write returns only when it is durable (open(2), O_DSYNC).
+    pub sync: bool,
+}
 
 /// A stretch of a storage that is data or a hole throughout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
