@@ -8,6 +8,8 @@ mod commit;
 mod compare;
 mod convert;
 mod create;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod getopt;
 mod help;
 mod info;

@@ -17,10 +17,35 @@ pub struct Bitmap {
     pub table_entries: u32,
     /// 1: being written, not to be trusted; 2: kept up to date.
     pub flags: u32,
+    /// What it tracks; 1, changes, is all that there is.
+    pub kind: u8,
     /// Log2 of the bytes that a bit stands for.
     pub granularity_bits: u8,
     /// Its name.
     pub name: String,
+}
+
+impl Bitmap {
+    /// Why the entry can't be right for a disk of `size` bytes, if it can't. Limits are QEMU's.
+    pub fn fault(&self, cluster: u64, size: u64) -> Option<&'static str> {
+        const IN_USE: u32 = 1;
+        const KNOWN: u32 = 3;
+        let bytes = u64::from(self.table_entries) * cluster;
+        let covered = (u128::from(bytes) * 8) << self.granularity_bits.min(31);
+        let faults = [
+            (self.table_entries == 0 || bytes > 512 << 20, "a table that can't be so long"),
+            (
+                self.table_offset == 0 || !self.table_offset.is_multiple_of(cluster),
+                "a table that is at no cluster's start",
+            ),
+            (!(9..=31).contains(&self.granularity_bits), "bits for less than 512 bytes or more than 2 GiB"),
+            (self.flags & !KNOWN != 0, "flags that nobody knows"),
+            (self.kind != 1, "a type that nobody knows"),
+            (self.name.is_empty() || self.name.len() > 1023, "no name, or one that is too long"),
+            (self.flags & IN_USE == 0 && u128::from(size) > covered, "a table that is too short for the disk"),
+        ];
+        faults.into_iter().find(|(is, _)| *is).map(|(_, what)| what)
+    }
 }
 
 /// Decodes a bitmap directory.
@@ -40,6 +65,7 @@ pub fn decode_directory(bytes: &[u8], count: u32) -> Result<Vec<Bitmap>, String>
             table_offset: be64(bytes, at).unwrap_or(0),
             table_entries: be32(bytes, at + 8).unwrap_or(0),
             flags: be32(bytes, at + 12).unwrap_or(0),
+            kind: bytes.get(at + 16).copied().unwrap_or(0),
             granularity_bits: bytes.get(at + 17).copied().unwrap_or(0),
             name: String::from_utf8_lossy(name).into_owned(),
         });
@@ -64,13 +90,20 @@ pub fn read_directory(storage: &dyn Storage, bitmaps: &Bitmaps) -> Result<Vec<Bi
     decode_directory(&bytes, bitmaps.count).map_err(|what| Error::Damaged { name: name(), what })
 }
 
-/// Clusters that hold a bitmap's bits.
+/// Tells `each` the clusters that hold a bitmap's bits.
 ///
 /// # Errors
 /// When its table can't be read.
-pub fn data_clusters(storage: &dyn Storage, bitmap: &Bitmap) -> std::io::Result<Vec<u64>> {
-    let table = read_table(storage, bitmap.table_offset, u64::from(bitmap.table_entries))?;
-    Ok(table.into_iter().map(|entry| entry & OFFSET).filter(|offset| *offset != 0).collect())
+pub fn data_clusters(storage: &dyn Storage, bitmap: &Bitmap, each: &mut dyn FnMut(u64)) -> std::io::Result<()> {
+    // A damaged table may have any length; behind the end of the file there is nothing in it.
+    const AT_ONCE: u64 = 64 << 10;
+    let there = storage.len()?.saturating_sub(bitmap.table_offset).div_ceil(8);
+    let entries = u64::from(bitmap.table_entries).min(there);
+    for first in (0..entries).step_by(AT_ONCE as usize) {
+        let table = read_table(storage, bitmap.table_offset + first * 8, AT_ONCE.min(entries - first))?;
+        table.into_iter().map(|entry| entry & OFFSET).filter(|offset| *offset != 0).for_each(&mut *each);
+    }
+    Ok(())
 }
 
 /// Takes all bitmaps out of the header and lets go of their clusters. When they weren't to be trusted anyway, whatever
@@ -88,9 +121,7 @@ pub fn drop_all(tables: &mut Tables, storage: &dyn Storage) -> Result<(), Error>
     let layout = tables.layout;
     for bitmap in read_directory(storage, &bitmaps)? {
         let failed = tables.failed(Operation::Read, bitmap.table_offset);
-        for cluster in data_clusters(storage, &bitmap).map_err(failed)? {
-            tables.release(cluster, 1);
-        }
+        data_clusters(storage, &bitmap, &mut |cluster| tables.release(cluster, 1)).map_err(failed)?;
         tables.release(bitmap.table_offset, layout.clusters(u64::from(bitmap.table_entries) * 8));
     }
     tables.release(bitmaps.directory_offset, layout.clusters(bitmaps.directory_len));

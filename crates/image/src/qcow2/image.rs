@@ -174,6 +174,7 @@ impl Qcow2 {
         if self.begun.load(Ordering::Acquire) {
             return Ok(());
         }
+        tables.refuse_lost_tables()?;
         let unknown = tables.header.autoclear & !(autoclear::BITMAPS | autoclear::DATA_FILE_RAW);
         let bitmaps = tables.header.bitmaps.is_some();
         if unknown != 0 || bitmaps {

@@ -3,7 +3,7 @@
 //! Nothing is written here: changed blocks and table entries stay in memory until [`super::tables`] writes them in their
 //! order. A cluster becomes free in memory only after whatever referred to it is gone from the disk.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 
 use super::bits::*;
@@ -68,6 +68,10 @@ pub struct Refcounts {
     blocks: Cache,
     /// No cluster below it is free.
     hint: u64,
+    /// First cluster behind all that the file has or will have: nothing of it lies there.
+    end: u64,
+    /// Clusters of the image's own structures, which a damaged image may call free; nothing until somebody asked.
+    guard: Option<HashSet<u64>>,
 }
 
 fn too_large() -> io::Error {
@@ -80,7 +84,8 @@ impl Refcounts {
         let blocks = Cache::new(PIECE.min(layout.cluster() as usize), CACHED);
         let count = layout.clusters(table.len() as u64 * 8);
         let on_disk = Clusters { first: offset >> layout.cluster_bits, count };
-        Self { layout, table, on_disk, table_dirty: BTreeSet::new(), grown: false, blocks, hint: 0 }
+        let (table_dirty, end, guard) = (BTreeSet::new(), u64::MAX, None);
+        Self { layout, table, on_disk, table_dirty, grown: false, blocks, hint: 0, end, guard }
     }
 
     /// Those of a new image: cluster 0 is the header's, 1 the table's, 2 the first block's.
@@ -99,6 +104,8 @@ impl Refcounts {
             *entry = block;
         }
         new.table_dirty.insert(0);
+        // Nobody else has written any of this.
+        new.guard = Some(HashSet::new());
         new
     }
 
@@ -110,6 +117,43 @@ impl Refcounts {
     /// Offsets of refcount blocks, 0 where there is none.
     pub fn blocks(&self) -> &[u64] {
         &self.table
+    }
+
+    /// The file has `end` clusters: no block can lie behind them.
+    pub fn end_at(&mut self, end: u64) {
+        self.end = end;
+    }
+
+    /// Takes the clusters of the image's own structures in, its refcount blocks aside, unless they are known already.
+    pub fn guard(&mut self, clusters: impl FnOnce() -> HashSet<u64>) {
+        if self.guard.is_some() {
+            return;
+        }
+        let mut all = clusters();
+        let blocks = self.table.iter().map(|entry| entry & REFCOUNT_OFFSET).filter(|block| *block != 0);
+        all.extend(blocks.map(|block| block >> self.layout.cluster_bits));
+        all.extend(self.on_disk.first..self.on_disk.first + self.on_disk.count);
+        self.guard = Some(all);
+    }
+
+    /// The image's structures are others now: they are to be asked for anew.
+    pub fn forget_guard(&mut self) {
+        self.guard = None;
+    }
+
+    /// A structure gives its clusters up.
+    pub fn unguard(&mut self, gone: Clusters) {
+        if let Some(guard) = &mut self.guard {
+            (gone.first..gone.first + gone.count).for_each(|cluster| {
+                guard.remove(&cluster);
+            });
+        }
+    }
+
+    /// The first of these clusters in which one of the image's own structures lies, as far as they were taken in.
+    pub fn guarded(&self, run: Clusters) -> Option<u64> {
+        let guard = self.guard.as_ref()?;
+        (run.first..run.first + run.count).find(|cluster| guard.contains(cluster))
     }
 
     fn block_of(&self, cluster: u64) -> usize {
@@ -124,6 +168,10 @@ impl Refcounts {
         }
         if self.layout.within(block & REFCOUNT_OFFSET) != 0 {
             let what = format!("it has a refcount block at {block:#x}, which is no cluster's start");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        if block >> self.layout.cluster_bits >= self.end {
+            let what = format!("it has a refcount block at {block:#x}, behind the end of its file");
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         let index = cluster & ((1 << self.layout.refcounts_bits()) - 1);
@@ -223,6 +271,7 @@ impl Refcounts {
                 continue;
             }
             self.fill(storage, first, count)?;
+            self.end = self.end.max(first + count);
             if first == self.hint {
                 self.hint += count;
             }
@@ -249,7 +298,15 @@ impl Refcounts {
     }
 
     fn fill(&mut self, storage: &dyn Storage, first: u64, count: u64) -> io::Result<()> {
+        self.refuse_guarded(first, count)?;
         (first..first + count).try_for_each(|cluster| self.put(storage, cluster, 1))
+    }
+
+    fn refuse_guarded(&self, first: u64, count: u64) -> io::Result<()> {
+        let Some(cluster) = self.guarded(Clusters { first, count }) else { return Ok(()) };
+        let at = cluster << self.layout.cluster_bits;
+        let what = format!("its refcounts call the cluster at {at:#x} free, where one of its own tables lies");
+        Err(io::Error::new(io::ErrorKind::InvalidData, what))
     }
 
     // First of `count` free clusters in a row.
@@ -296,9 +353,11 @@ impl Refcounts {
 
     // Makes block number `block` at the free cluster `place`.
     fn add_block(&mut self, storage: &dyn Storage, block: usize, place: u64) -> io::Result<()> {
+        self.refuse_guarded(place, 1)?;
         if block >= self.table.len() {
             self.grow_table(block)?;
         }
+        self.end = self.end.max(place + 1);
         let offset = place << self.layout.cluster_bits;
         let unit = self.blocks.unit() as u64;
         for piece in 0..self.layout.cluster() / unit {
@@ -416,7 +475,10 @@ pub fn write_entries(storage: &dyn Storage, offset: u64, table: &[u64], dirty: &
         let bytes: Vec<u8> =
             table.get(first..end).unwrap_or_default().iter().flat_map(|entry| entry.to_be_bytes()).collect();
         storage::write(storage, &bytes, offset + first as u64 * 8)?;
-        *dirty = dirty.split_off(&end.max(first + 1));
+        let end = end.max(first + 1);
+        while dirty.first().is_some_and(|index| *index < end) {
+            dirty.pop_first();
+        }
     }
     Ok(())
 }

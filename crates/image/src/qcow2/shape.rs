@@ -111,7 +111,11 @@ impl Qcow2 {
         let _alone = self.requests.write();
         let mut tables = self.tables.lock();
         let mut all = self.listed(&tables)?;
-        let id = all.iter().filter_map(|snapshot| snapshot.id.parse::<u64>().ok()).max().unwrap_or(0) + 1;
+        let last = all.iter().filter_map(|snapshot| snapshot.id.parse::<u64>().ok()).max().unwrap_or(0);
+        let Some(id) = last.checked_add(1) else {
+            let what = format!("it has a snapshot with the id {last}, behind which there is none");
+            return Err(Error::Unsupported { name: self.name(), what });
+        };
         self.tell_moved(&mut tables);
         set_dirty(&mut tables, true);
         self.settle_alone(&mut tables)?;
@@ -168,6 +172,18 @@ impl Qcow2 {
         Ok(l1)
     }
 
+    // As much of it as is the disk; the machine's state is none.
+    fn snapshot_disk(&self, tables: &Tables, snapshot: &Snapshot) -> Result<Vec<u64>, Error> {
+        let entries = tables.header.l1_entries_for(snapshot.disk_len);
+        if entries > MOST_L1 / 8 || snapshot.disk_len > i64::MAX as u64 {
+            let what = format!("its snapshot {:?} has a disk of {} bytes", snapshot.name, snapshot.disk_len);
+            return Err(Error::Damaged { name: self.name(), what });
+        }
+        let mut l1 = self.snapshot_l1(snapshot)?;
+        l1.resize(entries as usize, 0);
+        Ok(l1)
+    }
+
     /// Puts the disk back to what it was when the snapshot was made. The snapshot stays.
     ///
     /// # Errors
@@ -177,15 +193,7 @@ impl Qcow2 {
         self.begin()?;
         let _alone = self.requests.write();
         let mut tables = self.tables.lock();
-        let saved = self.snapshot_l1(snapshot)?;
-        // The machine's state is no part of the disk.
-        let entries = tables.header.l1_entries_for(snapshot.disk_len);
-        if entries > MOST_L1 / 8 || snapshot.disk_len > i64::MAX as u64 {
-            let what = format!("its snapshot {:?} has a disk of {} bytes", snapshot.name, snapshot.disk_len);
-            return Err(Error::Damaged { name: self.name(), what });
-        }
-        let mut new: Vec<u64> = saved.into_iter().take(entries as usize).map(|entry| entry & !COPIED).collect();
-        new.resize(entries as usize, 0);
+        let new: Vec<u64> = self.snapshot_disk(&tables, snapshot)?.into_iter().map(|entry| entry & !COPIED).collect();
         self.tell_moved(&mut tables);
         set_dirty(&mut tables, true);
         self.settle_alone(&mut tables)?;
@@ -221,9 +229,8 @@ impl Qcow2 {
     /// # Errors
     /// When the snapshot's tables can't be read.
     pub fn show(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
-        let l1 = self.snapshot_l1(snapshot)?;
         let mut tables = self.tables.lock();
-        tables.l1 = l1;
+        tables.l1 = self.snapshot_disk(&tables, snapshot)?;
         tables.header.size = snapshot.disk_len;
         self.len.store(snapshot.disk_len, std::sync::atomic::Ordering::Release);
         Ok(())

@@ -15,7 +15,7 @@
 //! Lazy refcounts (compatible bit 0) allow refcounts to be late while the dirty bit is set. They are written in time in
 //! such images, too: nothing has to be repaired after a power loss, and the bit is kept for whoever writes next.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -62,6 +62,8 @@ pub struct Tables {
     barriers: bool,
     /// Whether guest data or tables were written since the last barrier.
     unflushed: bool,
+    /// L2 tables in whose clusters something else lies, by cluster: their flags are not to be changed.
+    mixed: BTreeSet<u64>,
     /// Mistakes to be made.
     pub(super) faults: Faults,
 }
@@ -88,12 +90,14 @@ impl Tables {
         let entries = u64::from(header.refcount_table_clusters) * layout.cluster() / 8;
         let table = read_table(storage.as_ref(), header.refcount_table_offset, entries)
             .map_err(failed(header.refcount_table_offset))?;
+        let mut refcounts = Refcounts::new(layout, header.refcount_table_offset, table);
+        refcounts.end_at(layout.clusters(file_end));
         Ok(Self {
             layout,
             l1,
             l1_dirty: BTreeSet::new(),
             l2: Cache::new(PIECE.min(layout.cluster() as usize), CACHED),
-            refcounts: Refcounts::new(layout, header.refcount_table_offset, table),
+            refcounts,
             header,
             storage,
             data,
@@ -105,6 +109,7 @@ impl Tables {
             file_end: file_end.next_multiple_of(layout.cluster()),
             barriers,
             unflushed: false,
+            mixed: BTreeSet::new(),
             faults: Faults::default(),
         })
     }
@@ -138,6 +143,7 @@ impl Tables {
             file_end: 3 << layout.cluster_bits,
             barriers: false,
             unflushed: false,
+            mixed: BTreeSet::new(),
             faults: Faults::default(),
         };
         let table = tables.refcounts.table();
@@ -260,10 +266,13 @@ impl Tables {
     pub fn own_l2_table(&mut self, guest: u64) -> Result<u64, Error> {
         let index = self.layout.l1_index(guest);
         let old = self.l2_table(guest)?;
-        if let Some(old) = old
-            && self.l1.get(index).is_some_and(|entry| entry & COPIED != 0)
-        {
-            return Ok(old);
+        if let Some(old) = old {
+            if old >= self.file_end {
+                return self.damaged(format!("its L2 table at {old:#x} lies behind the end of its file"));
+            }
+            if self.l1.get(index).is_some_and(|entry| entry & COPIED != 0) {
+                return Ok(old);
+            }
         }
         if index >= self.l1.len() {
             return self.damaged(format!("its L1 table has no entry for offset {guest}"));
@@ -289,10 +298,10 @@ impl Tables {
         Ok(new)
     }
 
-    /// Begins with refcounts of nothing, whose table and blocks will lie behind the end of the file. The old ones are
-    /// left alone.
-    pub fn rebuild_refcounts(&mut self) {
-        let end = self.file_end >> self.layout.cluster_bits;
+    /// Begins with refcounts of nothing, whose table and blocks will lie from cluster `end` on, where nothing is yet. The
+    /// old ones are left alone.
+    pub fn rebuild_refcounts(&mut self, end: u64) {
+        self.file_end = self.file_end.max(end << self.layout.cluster_bits);
         self.refcounts = Refcounts::anew(self.layout, end);
     }
 
@@ -305,6 +314,11 @@ impl Tables {
         let storage = self.storage.clone();
         self.refcounts.allocate_behind(self.file_end >> self.layout.cluster_bits);
         self.refcounts.assign(storage.as_ref(), cluster, value).map_err(failed)
+    }
+
+    /// The flags in these L2 tables are not to be changed, because something else lies in their clusters.
+    pub fn leave_alone(&mut self, mixed: BTreeSet<u64>) {
+        self.mixed = mixed;
     }
 
     /// Sets or clears COPIED in every entry of the active tables, where it stands, as `is_copied` says of the cluster.
@@ -322,7 +336,7 @@ impl Tables {
         for index in 0..self.l1.len() {
             let entry = self.l1.get(index).copied().unwrap_or(0);
             let table = entry & OFFSET;
-            if table == 0 || layout.within(table) != 0 {
+            if table == 0 || layout.within(table) != 0 || table >= self.file_end {
                 continue;
             }
             let failed = self.failed(Operation::Read, table);
@@ -333,6 +347,14 @@ impl Tables {
                 self.set_l1(index, new);
                 wrong += 1;
             }
+        }
+        for Named { table, .. } in l2_tables(&self.l1.clone()) {
+            let elsewhere = layout.within(table) != 0 || table >= self.file_end;
+            if elsewhere || self.mixed.contains(&(table >> layout.cluster_bits)) {
+                continue;
+            }
+            let failed = self.failed(Operation::Read, table);
+            let flag = |copied: bool| if copied { COPIED } else { 0 };
             for piece in (table..table + layout.cluster()).step_by(self.l2.unit()) {
                 let bytes = self.l2.get(storage.as_ref(), piece).map_err(&failed)?;
                 let mut changes = Vec::new();
@@ -343,6 +365,9 @@ impl Tables {
                     let (Kind::Standard { host } | Kind::Zero { host: Some(host) }) = entry.kind(&layout) else {
                         continue;
                     };
+                    if layout.within(host) != 0 {
+                        continue;
+                    }
                     let copied = layout.data_file
                         || is_copied(&mut self.refcounts, host >> layout.cluster_bits).map_err(&failed)?;
                     let new = entry.descriptor & !COPIED | flag(copied);
@@ -391,7 +416,11 @@ impl Tables {
         let layout = self.layout;
         let storage = self.storage.clone();
         let mut bytes = vec![0; layout.cluster() as usize];
-        for table in l1.iter().map(|entry| entry & OFFSET).filter(|table| *table != 0) {
+        for Named { table, times, .. } in l2_tables(l1) {
+            // Going through it over and over could take for ever.
+            if times > 1 || table >= self.file_end || layout.within(table) != 0 {
+                return self.damaged(format!("it has an L2 table at {table:#x}, which can't be one or is used twice"));
+            }
             let failed = self.failed(Operation::Read, table);
             storage::read(storage.as_ref(), &mut bytes, table).map_err(&failed)?;
             let mut change = |host: u64, len: u64| {
@@ -441,6 +470,7 @@ impl Tables {
     /// Takes a new active L1 table, which lies at `place` already. The header names it at the next commit.
     pub fn switch_l1(&mut self, l1: Vec<u64>, place: u64) {
         self.l1_dirty.clear();
+        self.refcounts.forget_guard();
         self.header.l1_offset = place;
         self.header.l1_entries = l1.len() as u32;
         self.l1 = l1;
@@ -469,9 +499,62 @@ impl Tables {
             let dropped = std::mem::take(&mut self.dropped);
             self.reclaim(dropped)?;
         }
+        self.guard();
         let failed = self.failed(Operation::Write, self.file_end);
         let run = self.refcounts.allocate(self.storage.as_ref(), count).map_err(failed)?;
         Ok(run.first << self.layout.cluster_bits)
+    }
+
+    /// From now on no cluster is given out in which a table of this image lies, whatever its refcount says.
+    pub fn guard(&mut self) {
+        let (layout, header, l1) = (self.layout, &self.header, &self.l1);
+        self.refcounts.guard(|| {
+            let cluster = |offset: u64| offset >> layout.cluster_bits;
+            let l2 = l1.iter().map(|entry| entry & OFFSET).filter(|table| *table != 0).map(cluster);
+            let mut all: HashSet<u64> = l2.chain([0]).collect();
+            let l1_end = header.l1_offset.saturating_add(u64::from(header.l1_entries) * 8);
+            all.extend(cluster(header.l1_offset)..layout.clusters(l1_end));
+            all.extend((header.snapshots > 0).then(|| cluster(header.snapshots_offset)));
+            all
+        });
+    }
+
+    /// Refuses to go on when the file ends before its tables do: they would be written far behind its end.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn refuse_lost_tables(&self) -> Result<(), Error> {
+        let (header, table) = (&self.header, self.refcounts.table());
+        let bits = self.layout.cluster_bits;
+        let places = [
+            ("L1 table", header.l1_offset, u64::from(header.l1_entries) * 8),
+            ("refcount table", table.first << bits, table.count << bits),
+        ];
+        for (what, offset, len) in places {
+            if len > 0 && offset.saturating_add(len) > self.file_end {
+                return self.damaged(format!("its {what} at {offset:#x} lies behind the end of its file"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses an entry that maps guest data onto one of the image's own tables, or behind the end of its file.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn refuse_metadata(&mut self, host: u64, len: u64) -> Result<(), Error> {
+        self.guard();
+        let layout = self.layout;
+        let run = Clusters { first: host >> layout.cluster_bits, count: layout.clusters(layout.within(host) + len) };
+        if let Some(cluster) = self.refcounts.guarded(run) {
+            let at = cluster << layout.cluster_bits;
+            return self.damaged(format!("it maps guest data to {host:#x}, onto its own tables at {at:#x}"));
+        }
+        if host.saturating_add(len) > self.file_end {
+            let end = self.file_end;
+            return self.damaged(format!("it maps guest data to {host:#x}, behind the end of its file at {end:#x}"));
+        }
+        Ok(())
     }
 
     /// Takes the clusters right at `offset` if they are free. Says whether they were.
@@ -479,6 +562,7 @@ impl Tables {
     /// # Errors
     /// As [`allocate`](Self::allocate).
     pub fn allocate_at(&mut self, offset: u64, count: u64) -> Result<bool, Error> {
+        self.guard();
         let failed = self.failed(Operation::Read, offset);
         let run = Clusters { first: offset >> self.layout.cluster_bits, count };
         self.refcounts.allocate_at(self.storage.as_ref(), run).map_err(failed)
@@ -496,10 +580,12 @@ impl Tables {
         self.file_end
     }
 
-    /// Lets go of `count` clusters at `offset`: once each, as soon as nothing on the disk refers to them.
+    /// Lets go of `count` clusters of a table at `offset`: once each, as soon as nothing on the disk refers to them.
     pub fn release(&mut self, offset: u64, count: u64) {
         if count > 0 {
-            self.dropped.push(Clusters { first: offset >> self.layout.cluster_bits, count });
+            let run = Clusters { first: offset >> self.layout.cluster_bits, count };
+            self.refcounts.unguard(run);
+            self.dropped.push(run);
         }
     }
 
@@ -509,7 +595,7 @@ impl Tables {
             Kind::Unallocated | Kind::Zero { host: None } => {}
             Kind::Zero { host: Some(host) } | Kind::Standard { host } => {
                 if !self.layout.data_file {
-                    self.release(host, 1);
+                    self.dropped.push(Clusters { first: host >> self.layout.cluster_bits, count: 1 });
                 }
             }
             Kind::Compressed { host, len } => {
@@ -616,6 +702,7 @@ impl Tables {
             self.header.refcount_table_offset = table.first << self.layout.cluster_bits;
             self.header.refcount_table_clusters = table.count as u32;
             self.take_fresh(self.header.refcount_table_offset, table.count << self.layout.cluster_bits);
+            self.refcounts.unguard(old);
             self.dropped.push(old);
             self.header_dirty = true;
         }
@@ -739,4 +826,34 @@ impl Tables {
         }
         Ok(free)
     }
+}
+
+/// An L2 table that an L1 table names.
+pub struct Named {
+    /// Its place.
+    pub table: u64,
+    /// The entry that names it first.
+    pub index: u32,
+    /// How many entries do. Only in a damaged image it is more than one.
+    pub times: u32,
+}
+
+/// The L2 tables that an L1 table names, each once, so that a damaged one takes no longer to go through than another.
+/// They come in the order of the entries, or in that of their places when any is named twice.
+pub fn l2_tables(l1: &[u64]) -> Vec<Named> {
+    let named = (0..).zip(l1).map(|(index, entry)| Named { table: entry & OFFSET, index, times: 1 });
+    let mut all: Vec<Named> = named.filter(|named| named.table != 0).collect();
+    if all.is_sorted_by(|one, next| one.table < next.table) {
+        return all;
+    }
+    let count = all.len();
+    all.sort_unstable_by_key(|named| (named.table, named.index));
+    all.dedup_by(|next, one| {
+        one.times += u32::from(next.table == one.table);
+        next.table == one.table
+    });
+    if all.len() == count {
+        all.sort_unstable_by_key(|named| named.index);
+    }
+    all
 }

@@ -2,19 +2,19 @@
 
 #![allow(clippy::unwrap_used)] // Failing is how a finding shows.
 
-use std::ffi::OsString;
-use std::io::IoSlice;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
 
 use super::Memory;
-use crate::BlockDevice;
+use super::damage::{PLACES, damage};
+use super::exercise::exercise;
+use super::sound::{KINDS, sound};
 use crate::qcow2::bits::CLUSTER_BITS;
-use crate::qcow2::compress::{Codec, Compressor};
-use crate::qcow2::create::format;
+use crate::qcow2::compress::Codec;
 use crate::qcow2::image::read_header;
 use crate::qcow2::layout::Layout;
-use crate::qcow2::{Compression, Create, Header, Options, Qcow2, snapshots};
-use crate::storage::Storage;
+use crate::qcow2::{Compression, Header, snapshots};
 
 /// A first cluster that says anything. What is understood comes back the same.
 pub fn fuzz_header(bytes: &[u8]) {
@@ -27,35 +27,38 @@ pub fn fuzz_header(bytes: &[u8]) {
     assert_eq!(back, Header { name_place: place, backing_format: format, ..header });
 }
 
-// A sound image with something in it.
-fn sound(kind: u8) -> Vec<u8> {
-    let cluster_bits = [9, 12, 14, 16][usize::from(kind & 3)];
-    let version = if kind & 4 == 0 { 3 } else { 2 };
-    let create = Create {
-        size: (24 << cluster_bits) + 512,
-        version,
-        cluster_bits,
-        refcount_order: if version == 2 { 4 } else { u32::from(kind >> 3 & 7).min(6) },
-        extended_l2: version == 3 && cluster_bits >= 14 && kind & 0x40 != 0,
-        backing: (kind & 0x80 != 0).then(|| (OsString::from("base"), Some("raw".to_owned()))),
-        ..Create::default()
-    };
-    let memory = Arc::new(Memory::default());
-    let disk: Arc<dyn Storage> = memory.clone();
-    format(disk.clone(), None, &create).unwrap();
-    let image = Qcow2::open(disk.clone(), read_header(disk.as_ref()).unwrap(), Options::default()).unwrap();
-    let cluster = 1usize << cluster_bits;
-    image.write_at(&[IoSlice::new(&vec![1; 5 * cluster])], 0).unwrap();
-    let mut out = vec![0; cluster - 1];
-    let len = Compressor::new(Compression::Zlib).unwrap().compress(&vec![2; cluster], &mut out).unwrap();
-    image.write_compressed(8 << cluster_bits, out.get(..len).unwrap_or_default()).unwrap();
-    // Refcounts of 1 bit can't share.
-    let _ = image.create_snapshot("one", 1, 2);
-    image.write_at(&[IoSlice::new(&vec![3; cluster])], 2 << cluster_bits).unwrap();
-    image.write_zeroes(12 << cluster_bits, 3 << cluster_bits, false).unwrap();
-    image.close().unwrap();
-    drop(image);
-    memory.bytes()
+/// Any number of the input's bytes as numbers, zeros when it has run out.
+struct Numbers<'a>(&'a [u8]);
+
+impl Numbers<'_> {
+    fn below(&mut self, limit: u64) -> u64 {
+        let (head, tail) = self.0.split_at(self.0.len().min(if limit > 256 { 4 } else { 1 }));
+        self.0 = tail;
+        head.iter().fold(0, |all, byte| all << 8 | u64::from(*byte)) % limit
+    }
+}
+
+/// Most places that one input damages.
+const DAMAGES: usize = 8;
+
+/// An image of any kind that is damaged in a few places: opened, read, checked, repaired, used.
+pub fn fuzz_tables(bytes: &[u8]) {
+    let mut numbers = Numbers(bytes);
+    let mut image = sound_once(numbers.below(u64::from(KINDS)) as u16);
+    for _ in 0..DAMAGES {
+        if numbers.0.is_empty() {
+            break;
+        }
+        let place = PLACES[numbers.below(PLACES.len() as u64) as usize];
+        let _ = damage(&mut image, place, &mut |limit| numbers.below(limit));
+    }
+    let _ = exercise(&image);
+}
+
+// Making one takes longer than damaging it.
+fn sound_once(kind: u16) -> Vec<u8> {
+    static MADE: Mutex<BTreeMap<u16, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    MADE.lock().entry(kind).or_insert_with(|| sound(kind)).clone()
 }
 
 /// Compressed data of one cluster.
@@ -85,8 +88,7 @@ pub fn fuzz_compressed(bytes: &[u8]) {
 /// A snapshot table. What is understood comes back the same.
 pub fn fuzz_snapshots(bytes: &[u8]) {
     let Some(([count, more], table)) = bytes.split_first_chunk() else { return };
-    let image = sound(0);
-    let mut header = read_header(&Memory::of(image)).unwrap();
+    let mut header = read_header(&Memory::of(sound_once(0))).unwrap();
     (header.snapshots, header.snapshots_offset) = (u32::from(*count) << (more % 12), 0);
     let Ok((all, len)) = snapshots::read(&Memory::of(table.to_vec()), &header) else { return };
     assert!(len >= all.len() as u64 * 40);
@@ -102,6 +104,7 @@ pub fn fuzz_snapshots(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qcow2::compress::Compressor;
     use crate::qcow2::header::tests::plain;
 
     fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -156,6 +159,16 @@ mod tests {
                 bytes[at + 36..at + 40].copy_from_slice(&[0, 0, 0, 16]);
             }
             fuzz_snapshots(&bytes);
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_damaged_anywhere_does_no_harm() {
+        for seed in 0..3000 {
+            let bytes = noise(seed, 2 + seed as usize % 60);
+            if std::panic::catch_unwind(|| fuzz_tables(&bytes)).is_err() {
+                panic!("seed {seed}: {bytes:x?}");
+            }
         }
     }
 }

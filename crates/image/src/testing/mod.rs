@@ -1,9 +1,14 @@
 //! Storages that tests put in place of files, and what tests and fuzz targets share.
 
+pub mod damage;
+mod exercise;
 mod fuzz;
 mod memory;
 mod recorder;
+mod sound;
 
-pub use fuzz::{fuzz_compressed, fuzz_header, fuzz_snapshots};
+pub use exercise::exercise;
+pub use fuzz::{fuzz_compressed, fuzz_header, fuzz_snapshots, fuzz_tables};
 pub use memory::Memory;
 pub use recorder::Recorder;
+pub use sound::{KINDS, sound};

@@ -4,12 +4,13 @@ use std::io::{IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use kiln_image::qcow2::check::check;
+use kiln_image::qcow2::check::{Fix, check, repair};
 use kiln_image::qcow2::create::format;
 use kiln_image::qcow2::image::read_header;
+use kiln_image::qcow2::snapshots::Snapshot;
 use kiln_image::qcow2::{Create, Options, Qcow2};
 use kiln_image::storage::{File, Storage};
-use kiln_image::testing::Memory;
+use kiln_image::testing::{Memory, sound};
 use kiln_image::{Access, BlockDevice};
 
 use crate::scene::{self, Scene};
@@ -88,4 +89,150 @@ fn a_disk_whose_refcounts_fill_more_than_a_piece_in_memory_can_be_written() {
         image.read_at(&mut [IoSliceMut::new(&mut sector)], number << 16).unwrap();
         assert_eq!(sector, [value; 512], "cluster {number}");
     }
+}
+
+/// An image of 64 clusters of 64 KiB with data in the first 16, as bytes.
+fn filled() -> Vec<u8> {
+    let disk = Arc::new(Memory::default());
+    format(disk.clone(), None, &Create { size: 4 << 20, ..Create::default() }).unwrap();
+    let image = on(&disk, Options::default());
+    image.write_at(&[IoSlice::new(&vec![7; 1 << 20])], 0).unwrap();
+    image.close().unwrap();
+    drop(image);
+    disk.bytes()
+}
+
+fn on(disk: &Arc<Memory>, options: Options) -> Qcow2 {
+    let header = read_header(disk.as_ref()).unwrap();
+    Qcow2::open(disk.clone(), header, options).unwrap()
+}
+
+fn put(bytes: &mut [u8], at: u64, value: u64) {
+    bytes[at as usize..at as usize + 8].copy_from_slice(&value.to_be_bytes());
+}
+
+fn get(bytes: &[u8], at: u64) -> u64 {
+    u64::from_be_bytes(bytes[at as usize..at as usize + 8].try_into().unwrap())
+}
+
+#[test]
+fn clusters_of_own_tables_are_not_given_out_though_refcounts_call_them_free() {
+    let mut bytes = filled();
+    let header = read_header(&Memory::of(bytes.clone())).unwrap();
+    let block = get(&bytes, header.refcount_table_offset) as usize;
+    bytes[block..block + (1 << 16)].fill(0);
+    let disk = Arc::new(Memory::of(bytes.clone()));
+    let image = on(&disk, Options::default());
+    let error = image.write_at(&[IoSlice::new(&[1; 512])], 2 << 20).unwrap_err().to_string();
+    assert!(error.contains("free, where one of its own tables lies"), "{error}");
+    assert_eq!(disk.bytes(), bytes);
+}
+
+#[test]
+fn what_is_mapped_or_lies_far_behind_the_file_s_end_is_not_written() {
+    let sound = filled();
+    let header = read_header(&Memory::of(sound.clone())).unwrap();
+    let l2 = get(&sound, header.l1_offset) & !(1 << 63);
+    let copied = 1 << 63;
+    let far = copied | 1 << 50;
+    // An L2 entry, an L1 entry, a refcount block, the L1 table, the refcount table.
+    for (at, value) in
+        [(l2, far), (header.l1_offset, far), (header.refcount_table_offset, 1 << 50), (40, 1 << 50), (48, 1 << 50)]
+    {
+        let mut bytes = sound.clone();
+        put(&mut bytes, at, value);
+        let disk = Arc::new(Memory::of(bytes.clone()));
+        let image = on(&disk, Options::default());
+        let outcome = image
+            .write_at(&[IoSlice::new(&[1; 512])], 0)
+            .and_then(|()| image.write_at(&[IoSlice::new(&[1; 512])], 3 << 20));
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("behind the end of its file"), "{at:#x}: {error}");
+        let _ = image.close();
+        assert!(disk.len().unwrap() < bytes.len() as u64 + (1 << 20), "{at:#x}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_an_enormous_disk_is_not_shown_for_ever() {
+    let image = new(&Create { size: 64 << 10, cluster_bits: 9, ..Create::default() });
+    image.create_snapshot("one", 1, 2).unwrap();
+    let mut snapshot = image.snapshots().unwrap().remove(0);
+    snapshot.disk_len = i64::MAX as u64;
+    let mut image = image;
+    let error = image.show(&snapshot).unwrap_err().to_string();
+    assert!(error.contains("has a disk of"), "{error}");
+}
+
+#[test]
+fn a_snapshot_behind_the_last_id_is_refused() {
+    let disk = Arc::new(Memory::default());
+    format(disk.clone(), None, &Create { size: 64 << 10, ..Create::default() }).unwrap();
+    let image = on(&disk, Options::default());
+    image.create_snapshot("one", 1, 2).unwrap();
+    image.close().unwrap();
+    let mut entry = Vec::new();
+    let last = Snapshot { id: u64::MAX.to_string(), ..image.snapshots().unwrap().remove(0) };
+    last.encode(&mut entry);
+    disk.write_at(&[IoSlice::new(&entry)], image.header().snapshots_offset).unwrap();
+    drop(image);
+    let error = on(&disk, Options::default()).create_snapshot("two", 1, 2).unwrap_err().to_string();
+    assert!(error.contains("behind which there is none"), "{error}");
+}
+
+#[test]
+fn new_refcounts_of_a_cut_image_do_not_lie_where_its_entries_point() {
+    let sound = filled();
+    // Refcounts and tables are in the first half, data on both sides of the cut.
+    for cut in [12 << 16, 9 << 16, (9 << 16) + 700] {
+        let mut bytes = sound.clone();
+        bytes.truncate(cut);
+        let header = read_header(&Memory::of(bytes.clone())).unwrap();
+        let block = get(&bytes, header.refcount_table_offset) as usize;
+        bytes[block..block + (1 << 16)].fill(0);
+        let disk = Arc::new(Memory::of(bytes));
+        let storage: Arc<dyn Storage> = disk.clone();
+        repair(&storage, &header, Fix::All, &mut |_| {}).unwrap();
+        let image = on(&disk, Options::default());
+        let mut contents = vec![1; 1 << 20];
+        image.read_at(&mut [IoSliceMut::new(&mut contents)], 0).unwrap();
+        // What was lost reads zeros, not tables.
+        assert!(contents.iter().all(|byte| [0, 7].contains(byte)), "cut at {cut}");
+        image.write_at(&[IoSlice::new(&vec![9; 1 << 20])], 0).unwrap();
+        image.close().unwrap();
+        let report = check(disk.as_ref(), &image.header(), &mut |_| {}).unwrap();
+        assert_eq!((report.corruptions, report.leaks), (0, 0), "cut at {cut}");
+    }
+}
+
+#[test]
+fn tables_that_name_one_table_over_and_over_are_gone_through_once() {
+    // 2^22 entries, each of them the same L2 table of 2^18: 2^40 entries in all.
+    let mut disk = Memory::default();
+    let create = Create { size: 1 << 60, cluster_bits: 21, ..Create::default() };
+    let storage: Arc<dyn Storage> = Arc::new(std::mem::take(&mut disk));
+    format(storage.clone(), None, &create).unwrap();
+    let header = read_header(storage.as_ref()).unwrap();
+    let table = storage.len().unwrap();
+    storage.set_len(table + (4 << 21)).unwrap();
+    let l1 = (table | 1 << 63).to_be_bytes().repeat(header.l1_entries as usize);
+    storage.write_at(&[IoSlice::new(&l1)], header.l1_offset).unwrap();
+    let l2 = ((table + (2 << 21)) | 1 << 63).to_be_bytes().repeat(1 << 18);
+    storage.write_at(&[IoSlice::new(&l2)], table).unwrap();
+    let report = check(storage.as_ref(), &header, &mut |_| {}).unwrap();
+    assert!(report.corruptions > 0, "{report:?}");
+    let image = Qcow2::open(storage, header, Options::default()).unwrap();
+    let error = image.create_snapshot("one", 1, 2).unwrap_err().to_string();
+    assert!(error.contains("used twice"), "{error}");
+}
+
+#[test]
+fn a_bitmap_s_table_of_any_length_takes_no_memory() {
+    let mut bytes = sound(1 | 0x100);
+    let header = read_header(&Memory::of(bytes.clone())).unwrap();
+    let directory = header.bitmaps.unwrap().directory_offset as usize;
+    // 2^32 - 1 entries would be 32 GiB.
+    bytes[directory + 8..directory + 12].fill(0xff);
+    let report = check(&Memory::of(bytes), &header, &mut |_| {}).unwrap();
+    assert!(report.corruptions > 0, "{report:?}");
 }

@@ -3,12 +3,13 @@
 //! Refcounts follow references, never the other way round, and COPIED flags follow refcounts. No table entry that maps
 //! guest data is touched. In version 3 the dirty bit is set meanwhile.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::super::bits::*;
 use super::super::header::Header;
 use super::super::tables::Tables;
-use super::{Finding, Report, WINDOW, check, check_in};
+use super::{Finding, Report, Scope, WINDOW, check, check_in, file_len, free_end};
 use crate::Error;
 use crate::storage::Storage;
 
@@ -49,11 +50,11 @@ pub fn repair(
     fix: Fix,
     tell: &mut dyn FnMut(Finding),
 ) -> Result<Repaired, Error> {
-    let mut wrong = Vec::new();
-    let mut fixed = 0;
-    let before = check_in(storage.as_ref(), header, WINDOW, tell, &mut |cluster, refcount, references| {
+    let (mut wrong, mut fixed) = (false, 0);
+    let scope = Scope { window: WINDOW, file_len: file_len(storage.as_ref())? };
+    let (before, _) = check_in(storage.as_ref(), header, scope, tell, &mut |_, refcount, references| {
         if fix == Fix::All || refcount > u64::from(references) {
-            wrong.push((cluster, u64::from(references)));
+            wrong = true;
             fixed += u64::from(refcount < u64::from(references));
         }
     })?;
@@ -62,7 +63,7 @@ pub fn repair(
         return Err(Error::Unsupported { name: storage.name().into(), what });
     }
     let bits = header.incompatible & (incompatible::DIRTY | incompatible::CORRUPT);
-    if wrong.is_empty() && before.corruptions == 0 && bits == 0 {
+    if !wrong && before.corruptions == 0 && bits == 0 {
         return Ok(Repaired { after: before.clone(), before, corruptions_fixed: 0 });
     }
     let mut tables = Tables::load(storage.clone(), None, header.clone(), true)?;
@@ -71,21 +72,21 @@ pub fn repair(
         tables.change_header();
         tables.commit()?;
     }
-    let rebuild = fix == Fix::All && before.must_rebuild;
-    if rebuild {
-        rebuild_refcounts(storage, header, &mut tables)?;
+    let mixed = if fix == Fix::All && before.must_rebuild {
+        // What is referred to by anything but the old refcount table and blocks gets its refcount in new blocks. Nothing
+        // may refer to their place already: what a file that was cut has lost reads zeros instead.
+        let without = Header { refcount_table_clusters: 0, ..header.clone() };
+        let end = free_end(storage.as_ref(), header)?;
+        let file_len = end << tables.layout.cluster_bits;
+        tables.rebuild_refcounts(end);
+        assign_references(storage, &without, Scope { file_len, ..scope }, Fix::All, &mut tables)?
     } else {
-        for (cluster, references) in wrong {
-            tables.assign(cluster, references)?;
-        }
-    }
+        assign_references(storage, header, scope, fix, &mut tables)?
+    };
     if fix == Fix::All {
         tables.commit()?;
-        let layout = tables.layout;
-        let end = tables.file_end() >> layout.cluster_bits;
-        fixed += tables.mark_copied(|refcounts, cluster| {
-            Ok(cluster < end.max(cluster) && refcounts.get(storage.as_ref(), cluster)? == 1)
-        })?;
+        tables.leave_alone(mixed);
+        fixed += tables.mark_copied(|refcounts, cluster| Ok(refcounts.get(storage.as_ref(), cluster)? == 1))?;
     }
     tables.commit()?;
     let gone = tables.take_gone();
@@ -102,16 +103,23 @@ pub fn repair(
     Ok(Repaired { before, after, corruptions_fixed: fixed })
 }
 
-// Everything that is referred to, but the old refcount table and blocks, gets its refcount in new blocks.
-fn rebuild_refcounts(storage: &Arc<dyn Storage>, header: &Header, tables: &mut Tables) -> Result<(), Error> {
-    let without = Header { refcount_table_clusters: 0, ..header.clone() };
-    let mut counts = Vec::new();
-    check_in(storage.as_ref(), &without, WINDOW, &mut |_| {}, &mut |cluster, _, references| {
-        counts.push((cluster, u64::from(references)));
+// Each cluster with a wrong refcount gets the right one. That is counted once more and not kept: it may be all of them.
+// Returns which L2 tables lie on something else.
+fn assign_references(
+    storage: &Arc<dyn Storage>,
+    header: &Header,
+    scope: Scope,
+    fix: Fix,
+    tables: &mut Tables,
+) -> Result<BTreeSet<u64>, Error> {
+    let mut outcome = Ok(());
+    let (_, mixed) = check_in(storage.as_ref(), header, scope, &mut |_| {}, &mut |cluster, refcount, references| {
+        if outcome.is_ok() && (fix == Fix::All || refcount > u64::from(references)) {
+            outcome = tables.assign(cluster, references.into());
+            if outcome.is_ok() && tables.is_crowded() {
+                outcome = tables.spill();
+            }
+        }
     })?;
-    tables.rebuild_refcounts();
-    for (cluster, references) in counts {
-        tables.assign(cluster, references)?;
-    }
-    Ok(())
+    outcome.map(|()| mixed)
 }

@@ -5,7 +5,8 @@ use super::super::bits::*;
 use super::super::layout::{ALL_ALLOCATED, Entry, Kind};
 use super::super::refcount::read_table;
 use super::super::snapshots;
-use super::{Blocks, Check, Counters};
+use super::super::tables::{Named, l2_tables};
+use super::{Blocks, Check, Counters, Use};
 use crate::Error;
 use crate::storage;
 
@@ -15,19 +16,21 @@ pub(super) struct Walk<'a, 'b> {
     counters: Counters,
     /// Where the next data cluster would lie if the disk weren't fragmented.
     next: u64,
+    /// How often what is counted is referred to.
+    times: u32,
 }
 
 impl<'a, 'b> Walk<'a, 'b> {
     pub fn new(check: &'a mut Check<'b>, counters: Counters) -> Self {
-        Self { check, counters, next: 0 }
+        Self { check, counters, next: 0, times: 1 }
     }
 
     pub fn run(mut self) -> Result<Counters, Error> {
         let layout = self.check.layout;
         let header = self.check.header;
-        self.count("header", 0, layout.cluster());
+        self.count(Use::Table, "header", 0, layout.cluster());
         let l1_len = u64::from(header.l1_entries) * 8;
-        self.count("L1 table", header.l1_offset, l1_len);
+        self.count(Use::Table, "L1 table", header.l1_offset, l1_len);
         self.l1("L1 table", header.l1_offset, u64::from(header.l1_entries), true)?;
         self.snapshots()?;
         self.refcount_table()?;
@@ -37,8 +40,8 @@ impl<'a, 'b> Walk<'a, 'b> {
         Ok(self.counters)
     }
 
-    // One more reference to each cluster of a range.
-    fn count(&mut self, what: &str, offset: u64, len: u64) {
+    // As many more references to each cluster of a range.
+    fn count(&mut self, used: Use, what: &str, offset: u64, len: u64) {
         let layout = self.check.layout;
         if len == 0 {
             return;
@@ -46,13 +49,14 @@ impl<'a, 'b> Walk<'a, 'b> {
         let end = offset.saturating_add(len);
         if end.saturating_sub(self.check.file_len) >= layout.cluster() {
             let file_len = self.check.file_len;
-            self.check.corruption(format!(
+            self.counters.miss(offset >> layout.cluster_bits, (end - 1) >> layout.cluster_bits);
+            self.check.reference(format!(
                 "{what} at {offset:#x} of {len} bytes lies behind the end of the file at {file_len:#x}"
             ));
             return;
         }
         for cluster in offset >> layout.cluster_bits..=(end - 1) >> layout.cluster_bits {
-            self.counters.add(cluster);
+            self.counters.add(cluster, used, self.times);
         }
     }
 
@@ -60,26 +64,24 @@ impl<'a, 'b> Walk<'a, 'b> {
         let layout = self.check.layout;
         let table = read_table(self.check.storage, offset, entries).map_err(self.check.failed(offset))?;
         let mut bytes = vec![0; layout.cluster() as usize];
-        for (index, entry) in table.into_iter().enumerate() {
-            let l2 = entry & OFFSET;
-            if l2 == 0 {
-                continue;
+        for (index, entry) in table.iter().enumerate() {
+            if entry & OFFSET != 0 && entry & L1_RESERVED != 0 {
+                self.check.reference(format!("entry {index} of the {what} has reserved bits set ({entry:#018x})"));
             }
-            if entry & L1_RESERVED != 0 {
-                self.check.corruption(format!("entry {index} of the {what} has reserved bits set ({entry:#018x})"));
-            }
+        }
+        for Named { table: l2, index, times } in l2_tables(&table) {
             if layout.within(l2) != 0 {
-                self.check.corruption(format!("entry {index} of the {what} is {l2:#x}, which is no cluster's start"));
+                self.check.reference(format!("entry {index} of the {what} is {l2:#x}, which is no cluster's start"));
                 continue;
             }
-            self.count("L2 table", l2, layout.cluster());
-            if l2 >= self.check.file_len {
-                continue;
+            self.times = times;
+            self.count(Use::L2, "L2 table", l2, layout.cluster());
+            if l2 < self.check.file_len {
+                storage::read(self.check.storage, &mut bytes, l2).map_err(self.check.failed(l2))?;
+                let entries = bytes.chunks_exact(layout.entry_len() as usize).map(Entry::decode);
+                entries.enumerate().for_each(|(number, entry)| self.l2_entry(l2, number, entry, is_active));
             }
-            storage::read(self.check.storage, &mut bytes, l2).map_err(self.check.failed(l2))?;
-            for (number, entry) in bytes.chunks_exact(layout.entry_len() as usize).map(Entry::decode).enumerate() {
-                self.l2_entry(l2, number, entry, is_active);
-            }
+            self.times = 1;
         }
         Ok(())
     }
@@ -88,7 +90,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         let layout = self.check.layout;
         let tell = |walk: &mut Self, what: &str| {
             let bits = entry.descriptor;
-            walk.check.corruption(format!("entry {number} of the L2 table at {table:#x} {what} ({bits:#018x})"));
+            walk.check.reference(format!("entry {number} of the L2 table at {table:#x} {what} ({bits:#018x})"));
         };
         match entry.kind(&layout) {
             Kind::Compressed { host, len } => {
@@ -101,7 +103,7 @@ impl<'a, 'b> Walk<'a, 'b> {
                 if layout.extended && entry.bitmap != 0 {
                     return tell(self, "is compressed and has subclusters");
                 }
-                self.count("compressed data", host, len);
+                self.count(Use::Data, "compressed data", host, len);
                 if is_active {
                     self.check.report.allocated_clusters += 1;
                     self.check.report.compressed_clusters += 1;
@@ -138,7 +140,7 @@ impl<'a, 'b> Walk<'a, 'b> {
             self.next = host + layout.cluster();
         }
         if !layout.data_file {
-            self.count("data", host, layout.cluster());
+            self.count(Use::Data, "data", host, layout.cluster());
         }
     }
 
@@ -150,7 +152,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         let (all, len) = match snapshots::read(self.check.storage, header) {
             Ok(found) => found,
             Err(Error::Damaged { what, .. }) => {
-                self.check.corruption(what);
+                self.check.reference(what);
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -159,21 +161,21 @@ impl<'a, 'b> Walk<'a, 'b> {
             let (offset, entries) = (snapshot.l1_offset, u64::from(snapshot.l1_entries));
             let what = format!("L1 table of snapshot {:?}", snapshot.name);
             if self.check.layout.within(offset) != 0 {
-                self.check.corruption(format!("the {what} is at {offset:#x}, which is no cluster's start"));
+                self.check.reference(format!("the {what} is at {offset:#x}, which is no cluster's start"));
                 continue;
             }
             if entries * 8 > MOST_L1 {
-                self.check.corruption(format!("the {what} has {entries} entries"));
+                self.check.reference(format!("the {what} has {entries} entries"));
                 continue;
             }
-            self.count(&what, offset, entries * 8);
+            self.count(Use::Table, &what, offset, entries * 8);
             // That it isn't there has just been told.
             if offset >= self.check.file_len {
                 continue;
             }
             self.l1(&what, offset, entries, false)?;
         }
-        self.count("snapshot table", header.snapshots_offset, len);
+        self.count(Use::Table, "snapshot table", header.snapshots_offset, len);
         Ok(())
     }
 
@@ -181,7 +183,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         let (layout, header) = (self.check.layout, self.check.header);
         let len = u64::from(header.refcount_table_clusters) << layout.cluster_bits;
         let at = header.refcount_table_offset;
-        self.count("refcount table", at, len);
+        self.count(Use::Table, "refcount table", at, len);
         let table = read_table(self.check.storage, at, len / 8).map_err(self.check.failed(at))?;
         let clusters = layout.clusters(self.check.file_len);
         for (number, entry) in table.into_iter().enumerate() {
@@ -205,7 +207,7 @@ impl<'a, 'b> Walk<'a, 'b> {
                     .corruption(format!("refcount block {number} at {offset:#x} lies behind the end of the file"));
                 continue;
             }
-            self.count("refcount block", offset, layout.cluster());
+            self.count(Use::Table, "refcount block", offset, layout.cluster());
             let references = self.counters.get(offset >> layout.cluster_bits);
             if references > 1 {
                 self.check.report.must_rebuild = true;
@@ -217,26 +219,29 @@ impl<'a, 'b> Walk<'a, 'b> {
 
     fn bitmaps(&mut self) -> Result<(), Error> {
         let Some(all) = self.check.header.bitmaps else { return Ok(()) };
-        self.count("bitmap directory", all.directory_offset, all.directory_len);
+        self.count(Use::Table, "bitmap directory", all.directory_offset, all.directory_len);
         let found = match bitmaps::read_directory(self.check.storage, &all) {
             Ok(found) => found,
             Err(Error::Damaged { what, .. }) => {
-                self.check.corruption(what);
+                self.check.reference(what);
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
+        let (cluster, size) = (self.check.layout.cluster(), self.check.header.size);
+        if let Some((bitmap, what)) = found.iter().find_map(|one| Some((one, one.fault(cluster, size)?))) {
+            self.check.reference(format!("bitmap {:?} has {what}", bitmap.name));
+            return Ok(());
+        }
         for bitmap in found {
             let (offset, len) = (bitmap.table_offset, u64::from(bitmap.table_entries) * 8);
-            self.count("bitmap table", offset, len);
+            self.count(Use::Table, "bitmap table", offset, len);
             if offset >= self.check.file_len {
                 continue;
             }
-            let clusters = bitmaps::data_clusters(self.check.storage, &bitmap).map_err(self.check.failed(offset))?;
-            let cluster_len = self.check.layout.cluster();
-            for cluster in clusters {
-                self.count("bitmap data", cluster, cluster_len);
-            }
+            let (storage, cluster) = (self.check.storage, self.check.layout.cluster());
+            let mut count = |data: u64| self.count(Use::Table, "bitmap data", data, cluster);
+            bitmaps::data_clusters(storage, &bitmap, &mut count).map_err(self.check.failed(offset))?;
         }
         Ok(())
     }
@@ -248,7 +253,7 @@ pub(super) fn copied_flags(check: &mut Check<'_>, blocks: &mut Blocks) -> Result
     let l1 = read_table(check.storage, header.l1_offset, u64::from(header.l1_entries))
         .map_err(check.failed(header.l1_offset))?;
     let mut bytes = vec![0; layout.cluster() as usize];
-    for l1_entry in l1 {
+    for l1_entry in &l1 {
         let l2 = l1_entry & OFFSET;
         if l2 == 0 || layout.within(l2) != 0 || l2 >= check.file_len {
             continue;
@@ -258,6 +263,12 @@ pub(super) fn copied_flags(check: &mut Check<'_>, blocks: &mut Blocks) -> Result
             check.corruption(format!(
                 "the L2 table at {l2:#x} has refcount {refcount}, its L1 entry is {l1_entry:#018x}"
             ));
+        }
+    }
+    for Named { table: l2, .. } in l2_tables(&l1) {
+        let elsewhere = layout.within(l2) != 0 || l2 >= check.file_len;
+        if elsewhere || check.mixed.contains(&(l2 >> layout.cluster_bits)) {
+            continue;
         }
         storage::read(check.storage, &mut bytes, l2).map_err(check.failed(l2))?;
         for entry in bytes.chunks_exact(layout.entry_len() as usize).map(Entry::decode) {

@@ -1,0 +1,5 @@
+//! The snapshot table of a qcow2 image.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kiln_image::testing::fuzz_snapshots(bytes));
