@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo | test | lab | bench`.
+//! Developer commands: `cargo xtask demo | test | lab | bench | peers`.
 
 mod bench;
 mod bench_image;
@@ -6,6 +6,7 @@ mod clients;
 mod demo;
 mod lab;
 mod meter;
+mod peers;
 mod setup;
 mod test;
 
@@ -27,6 +28,7 @@ enum Task {
     Test(test::Test),
     Lab(lab::Run),
     Bench(bench::Bench),
+    Peers(peers::Peers),
     #[command(hide = true)]
     Meter(meter::Meter),
     #[command(hide = true)]
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Task::Test(test) => test.run(),
         Task::Lab(lab) => lab.run(),
         Task::Bench(bench) => bench.run(),
+        Task::Peers(peers) => peers.run(),
         Task::Meter(meter) => meter.run(),
         Task::Ration(ration) => ration.run(),
         Task::Floor(floor) => floor.run(),
