@@ -2,7 +2,8 @@
 //! medians.
 //!
 //! Inputs are made here and lie in the page cache. `floor` is a plain loop that reads what the input has and writes it
-//! elsewhere.
+//! elsewhere. `qcow2-rs` is that crate, where it can do the work at all, in the program of crates/image/peers; the column is
+//! empty where that can't be built.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -88,6 +89,8 @@ struct Sample {
 struct Bench {
     folder: PathBuf,
     kiln: PathBuf,
+    /// The program that runs qcow2-rs.
+    crates: Option<PathBuf>,
     rounds: usize,
 }
 
@@ -98,13 +101,16 @@ struct Row {
     peer: &'static str,
     /// Words of the floor, where there is one.
     floor: Option<&'static str>,
+    /// Words of the program that runs qcow2-rs, where it can do this.
+    crates: Option<&'static str>,
     rounds: usize,
     goal: &'static str,
 }
 
 fn rows(rounds: usize) -> Vec<Row> {
     let few = rounds.min(3);
-    let row = |name, kiln, peer, floor, rounds, goal| Row { name, kiln, peer, floor, rounds, goal };
+    let row = |name, kiln, peer, floor, rounds, goal| Row { name, kiln, peer, floor, crates: None, rounds, goal };
+    let beside = |crates, row| Row { crates: Some(crates), ..row };
     const TO_QCOW2: &str = "convert -f raw -O qcow2 in.raw out";
     const BEST: &str = "convert -f raw -O qcow2 -W -m 16 in.raw out";
     const ZLIB: &str = "convert -c -f raw -O qcow2 in.raw out";
@@ -115,9 +121,15 @@ fn rows(rounds: usize) -> Vec<Row> {
     vec![
         same("create 100G", "create -f qcow2 out 100G", rounds, "0.35"),
         same("info", "info in.qcow2", rounds, "0.35"),
-        row("raw to qcow2", TO_QCOW2, TO_QCOW2, Some("in.raw out"), rounds, "0.85"),
+        beside(
+            "convert raw qcow2 in.raw out",
+            row("raw to qcow2", TO_QCOW2, TO_QCOW2, Some("in.raw out"), rounds, "0.85"),
+        ),
         row("raw to qcow2, peer -W -m 16", TO_QCOW2, BEST, Some("in.raw out"), rounds, "1.0"),
-        same("qcow2 to raw", "convert -f qcow2 -O raw in.qcow2 out", rounds, "0.9"),
+        beside(
+            "convert qcow2 raw in.qcow2 out",
+            same("qcow2 to raw", "convert -f qcow2 -O raw in.qcow2 out", rounds, "0.9"),
+        ),
         row("-c zlib", ZLIB, ZLIB, None, few, "0.15, size 1.02"),
         row("-c zlib, peer -W -m 8", ZLIB, ZLIB_W, None, few, "0.3"),
         row("-c zstd", ZSTD, ZSTD, None, few, "0.5"),
@@ -137,9 +149,13 @@ fn rows(rounds: usize) -> Vec<Row> {
 pub fn run(rounds: usize) -> Result<ExitCode> {
     setup::ensure(&["qemu-utils"])?;
     let kiln = crate::bench::release_build()?;
+    let crates = crate::peers::build();
+    if let Err(error) = &crates {
+        eprintln!("xtask: qcow2-rs is not measured: {error:#}");
+    }
     let folder = std::env::temp_dir().join(format!("kiln-bench-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
-    let bench = Bench { folder: folder.clone(), kiln, rounds };
+    let bench = Bench { folder: folder.clone(), kiln, crates: crates.ok(), rounds };
     let outcome = bench.run();
     fs::remove_dir_all(folder)?;
     outcome.map(|()| ExitCode::SUCCESS)
@@ -151,10 +167,11 @@ impl Bench {
         self.make_inputs()?;
         let version = Command::new("qemu-img").arg("--version").output()?.stdout;
         println!("peer: {}", String::from_utf8_lossy(&version).lines().next().unwrap_or_default());
-        println!("ratios of medians, kiln/qemu-img, up to {} rounds in turns\n", self.rounds);
+        println!("ratios of medians, kiln/qemu-img, up to {} rounds in turns", self.rounds);
+        println!("(of wall time: kiln/floor, kiln/qcow2-rs)\n");
         println!(
-            "{:<30}{:>7}{:>7}{:>8}{:>8}{:>10}{:>8}   goal",
-            "", "wall", "cpu", "size", "floor", "peak MiB", "peer"
+            "{:<30}{:>7}{:>7}{:>8}{:>8}{:>10}{:>10}{:>8}   goal",
+            "", "wall", "cpu", "size", "floor", "qcow2-rs", "peak MiB", "peer"
         );
         for row in rows(self.rounds) {
             self.row(&row)?;
@@ -164,7 +181,7 @@ impl Bench {
 
     fn row(&self, row: &Row) -> Result<()> {
         let own = self.folder.join("qemu-img");
-        let (mut ours, mut theirs, mut floors) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ours, mut theirs, mut floors, mut crates) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..row.rounds {
             ours.push(self.sample(&own.to_string_lossy(), row.kiln)?);
             self.take_back(row)?;
@@ -174,15 +191,19 @@ impl Bench {
                 let xtask = std::env::current_exe()?;
                 floors.push(self.sample(&xtask.to_string_lossy(), &format!("floor {words}"))?);
             }
+            if let (Some(program), Some(words)) = (&self.crates, row.crates) {
+                crates.push(self.sample(&program.to_string_lossy(), words)?);
+            }
         }
         let ratio = |of: fn(&Sample) -> f64| median(&ours, of) / median(&theirs, of);
-        let floor = match floors.is_empty() {
+        let beside = |others: &[Sample]| match others.is_empty() {
             true => String::new(),
-            false => format!("{:.2}", median(&ours, |s| s.wall) / median(&floors, |s| s.wall)),
+            false => format!("{:.2}", median(&ours, |s| s.wall) / median(others, |s| s.wall)),
         };
+        let (floor, crates) = (beside(&floors), beside(&crates));
         let size = if median(&theirs, |s| s.size) > 0.0 { format!("{:.3}", ratio(|s| s.size)) } else { String::new() };
         println!(
-            "{:<30}{:>7.2}{:>7.2}{size:>8}{floor:>8}{:>10.1}{:>8.1}   {}",
+            "{:<30}{:>7.2}{:>7.2}{size:>8}{floor:>8}{crates:>10}{:>10.1}{:>8.1}   {}",
             row.name,
             ratio(|s| s.wall),
             ratio(|s| s.cpu),

@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo | test | lab | bench | e2e`.
+//! Developer commands: `cargo xtask demo | test | lab | bench | e2e | peers`.
 
 mod bench;
 mod bench_image;
@@ -7,6 +7,7 @@ mod demo;
 mod e2e;
 mod lab;
 mod meter;
+mod peers;
 mod setup;
 mod test;
 
@@ -29,6 +30,7 @@ enum Task {
     Lab(lab::Run),
     Bench(bench::Bench),
     E2e(e2e::E2e),
+    Peers(peers::Peers),
     #[command(hide = true)]
     Meter(meter::Meter),
     #[command(hide = true)]
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Task::Lab(lab) => lab.run(),
         Task::Bench(bench) => bench.run(),
         Task::E2e(e2e) => e2e.run(),
+        Task::Peers(peers) => peers.run(),
         Task::Meter(meter) => meter.run(),
         Task::Ration(ration) => ration.run(),
         Task::Floor(floor) => floor.run(),
