@@ -74,6 +74,11 @@ impl NewFile {
         &self.file
     }
 
+    /// The name that it has meanwhile, where the file system has no nameless files.
+    pub fn temporary(&self) -> Option<&Path> {
+        self.temporary.as_deref()
+    }
+
     /// Gives it its name. `durable` waits until file and name are on stable storage.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! `create`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use kiln_image::chain::{self, Image, Open};
@@ -20,12 +21,29 @@ pub(super) fn perform(dialect: Dialect, create: &Create) -> Result<ExitCode, Fai
     };
     let size = size.checked_next_multiple_of(SECTOR).unwrap_or(size);
     let place = Place::find(dialect, &create.file, create.force)?;
+    if let Some(path) = place.temporary() {
+        remove_when_stopped(path.to_owned())?;
+    }
     target::format(dialect, &create.file, &create.new, size, &place)?;
     place.finish(dialect == Dialect::Kiln)?;
     if !create.quiet {
         println!("{}", told(create, size));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+// Ctrl-C ends the program at once, as nothing is lost by it; only the file that has a name already must go.
+fn remove_when_stopped(path: PathBuf) -> Result<(), Failure> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let failed = |error| Failure::new(Status::Failed, "can't listen to signals").because(&error);
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(failed)?;
+    let wait = move || {
+        if signals.forever().next().is_some() {
+            let _ = std::fs::remove_file(&path);
+            std::process::exit(i32::from(Status::Interrupted as u8));
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop).map_err(failed)
 }
 
 // Length of the backing file, after a look at it.

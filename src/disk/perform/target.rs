@@ -70,6 +70,14 @@ impl Place {
         }
     }
 
+    /// The name that a new file has meanwhile, if it has any.
+    pub fn temporary(&self) -> Option<&Path> {
+        match self {
+            Place::New(new, _) => new.temporary(),
+            Place::InPlace(..) => None,
+        }
+    }
+
     /// Ends it: the disk is there under its name.
     pub fn finish(self, durable: bool) -> Result<(), Failure> {
         match self {
