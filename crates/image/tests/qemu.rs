@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kiln_image::raw::{Raw, create};
-use kiln_image::{Access, BlockDevice, Error};
+use kiln_image::{Access, BlockDevice, Error, Image, Open};
 use tempfile::TempDir;
 
 /// One test at a time: between fork and exec a program that another test starts has this test's open files too, and keeps
@@ -143,4 +143,31 @@ fn both_read_what_the_other_wrote() {
     let mut data = [0; 1024];
     disk.read_at(&mut [IoSliceMut::new(&mut data)], 100 << 10).unwrap();
     assert_eq!(data, [0x3c; 1024]);
+}
+
+// An overlay, and what it lies on.
+fn chain() -> (Scene, PathBuf, PathBuf) {
+    let (scene, base) = qcow2();
+    let top = scene.folder.path().join("top.qcow2");
+    let made = run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", "disk.qcow2"], &top);
+    assert!(made.status.success());
+    (scene, top, base)
+}
+
+#[test]
+fn who_writes_to_an_overlay_lets_others_read_its_base() {
+    let (_scene, top, base) = chain();
+    let kiln = Image::open(&top, Open::writing(None)).unwrap();
+    assert!(!run("qemu-img", &["info"], &top).status.success());
+    assert!(run("qemu-img", &["check", "-q"], &base).status.success());
+    assert!(!run("qemu-io", &["-c", "write 0 512"], &base).status.success());
+    drop(kiln);
+    assert!(run("qemu-io", &["-c", "write 0 512"], &base).status.success());
+
+    let qemu = QemuIo::open(&top, &[]);
+    assert!(matches!(Image::open(&top, Open::reading(None)), Err(Error::InUse { .. })));
+    assert!(Image::open(&base, Open::reading(None)).is_ok());
+    assert!(matches!(Image::open(&base, Open::writing(None)), Err(Error::InUse { .. })));
+    qemu.close();
+    assert!(Image::open(&base, Open::writing(None)).is_ok());
 }
