@@ -45,12 +45,10 @@ pub(super) fn perform(dialect: Dialect, request: &Check) -> Result<ExitCode, Fai
         let failure = Failure::new(Status::Failed, format!("{} is marked as corrupt", request.file.display()));
         return Err(failure.advise("-r all mends what can be mended, and takes the mark away then."));
     }
-    let mut found: Vec<Finding> = Vec::new();
     let mut tell = |finding: Finding| {
         if request.output == Output::Human {
             eprintln!("{finding}");
         }
-        found.push(finding);
     };
     let (report, fixed) = match request.repair {
         None => (check::check(storage.as_ref(), &header, &mut tell).map_err(|error| failed(&error))?, None),

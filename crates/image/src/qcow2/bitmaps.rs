@@ -31,7 +31,8 @@ impl Bitmap {
         const IN_USE: u32 = 1;
         const KNOWN: u32 = 3;
         let bytes = u64::from(self.table_entries) * cluster;
-        let covered = (u128::from(bytes) * 8) << self.granularity_bits.min(31);
+        // Bits are kept in words of 64.
+        let needed = size.div_ceil(64 << self.granularity_bits.min(31)).saturating_mul(8).div_ceil(cluster);
         let faults = [
             (self.table_entries == 0 || bytes > 512 << 20, "a table that can't be so long"),
             (
@@ -42,7 +43,7 @@ impl Bitmap {
             (self.flags & !KNOWN != 0, "flags that nobody knows"),
             (self.kind != 1, "a type that nobody knows"),
             (self.name.is_empty() || self.name.len() > 1023, "no name, or one that is too long"),
-            (self.flags & IN_USE == 0 && u128::from(size) > covered, "a table that is too short for the disk"),
+            (self.flags & IN_USE == 0 && u64::from(self.table_entries) != needed, "a table that isn't for this disk"),
         ];
         faults.into_iter().find(|(is, _)| *is).map(|(_, what)| what)
     }
@@ -90,18 +91,18 @@ pub fn read_directory(storage: &dyn Storage, bitmaps: &Bitmaps) -> Result<Vec<Bi
     decode_directory(&bytes, bitmaps.count).map_err(|what| Error::Damaged { name: name(), what })
 }
 
-/// Tells `each` the clusters that hold a bitmap's bits.
+/// Tells `each` the entries of a bitmap's table, those without any bit left out.
 ///
 /// # Errors
 /// When its table can't be read.
-pub fn data_clusters(storage: &dyn Storage, bitmap: &Bitmap, each: &mut dyn FnMut(u64)) -> std::io::Result<()> {
+pub fn entries(storage: &dyn Storage, bitmap: &Bitmap, each: &mut dyn FnMut(u64)) -> std::io::Result<()> {
     // A damaged table may have any length; behind the end of the file there is nothing in it.
     const AT_ONCE: u64 = 64 << 10;
     let there = storage.len()?.saturating_sub(bitmap.table_offset).div_ceil(8);
     let entries = u64::from(bitmap.table_entries).min(there);
     for first in (0..entries).step_by(AT_ONCE as usize) {
         let table = read_table(storage, bitmap.table_offset + first * 8, AT_ONCE.min(entries - first))?;
-        table.into_iter().map(|entry| entry & OFFSET).filter(|offset| *offset != 0).for_each(&mut *each);
+        table.into_iter().filter(|entry| *entry != 0).for_each(&mut *each);
     }
     Ok(())
 }
@@ -121,7 +122,8 @@ pub fn drop_all(tables: &mut Tables, storage: &dyn Storage) -> Result<(), Error>
     let layout = tables.layout;
     for bitmap in read_directory(storage, &bitmaps)? {
         let failed = tables.failed(Operation::Read, bitmap.table_offset);
-        data_clusters(storage, &bitmap, &mut |cluster| tables.release(cluster, 1)).map_err(failed)?;
+        let mut release = |entry: u64| tables.release(entry & OFFSET, u64::from(entry & OFFSET != 0));
+        entries(storage, &bitmap, &mut release).map_err(failed)?;
         tables.release(bitmap.table_offset, layout.clusters(u64::from(bitmap.table_entries) * 8));
     }
     tables.release(bitmaps.directory_offset, layout.clusters(bitmaps.directory_len));

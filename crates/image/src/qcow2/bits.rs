@@ -78,6 +78,8 @@ pub const COMPRESSED: u64 = 1 << 62;
 pub const ZERO: u64 = 1 << 0;
 /// Host offset of L1, L2 and bitmap table entries.
 pub const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bits of a bitmap table entry that must be clear; the lowest is for entries without an offset.
+pub const BITMAP_RESERVED: u64 = 0xff00_0000_0000_01fe;
 /// Bits of an L1 entry that must be clear.
 pub const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 /// Bits of a standard cluster descriptor that must be clear.

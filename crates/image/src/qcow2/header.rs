@@ -238,6 +238,9 @@ impl Header {
         if self.incompatible & incompatible::EXTENDED_L2 != 0 && self.cluster_bits < EXTENDED_L2_LEAST_BITS {
             return damaged("it has extended L2 entries and clusters of less than 16 KiB");
         }
+        if self.autoclear & autoclear::DATA_FILE_RAW != 0 && self.incompatible & incompatible::DATA_FILE == 0 {
+            return damaged("its external data file is to be a raw image, and it has none");
+        }
         Ok(())
     }
 
@@ -246,14 +249,14 @@ impl Header {
         let mut at = start;
         while let Some(body_at) = at.checked_add(8).filter(|&at| at <= area.len()) {
             let (kind, len) = (be32(area, at), be32(area, at + 4) as usize);
-            if kind == extension::END {
-                break;
-            }
             let Some(body) = body_at.checked_add(len).and_then(|end| area.get(body_at..end)) else {
                 return damaged(format!(
                     "header extension {kind:#010x} at {at} has {len} bytes, past the header's end"
                 ));
             };
+            if kind == extension::END {
+                break;
+            }
             self.take_extension(kind, body)?;
             at = body_at.saturating_add(len.next_multiple_of(8));
         }

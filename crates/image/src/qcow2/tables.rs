@@ -336,6 +336,10 @@ impl Tables {
         for index in 0..self.l1.len() {
             let entry = self.l1.get(index).copied().unwrap_or(0);
             let table = entry & OFFSET;
+            if entry == COPIED {
+                self.set_l1(index, 0);
+                wrong += 1;
+            }
             if table == 0 || layout.within(table) != 0 || table >= self.file_end {
                 continue;
             }

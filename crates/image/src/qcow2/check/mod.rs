@@ -285,7 +285,11 @@ fn compare(
             (check.tell)(Finding { is_corruption: false, is_reference: false, what });
         } else {
             check.report.must_rebuild |= refcount == 0;
-            check.corruption(what);
+            if u64::from(references) > check.layout.most_refcount() {
+                check.reference(what + ", more than it can tell");
+            } else {
+                check.corruption(what);
+            }
         }
     }
     Ok(())

@@ -112,10 +112,11 @@ fn assign_references(
     fix: Fix,
     tables: &mut Tables,
 ) -> Result<BTreeSet<u64>, Error> {
-    let mut outcome = Ok(());
+    let (mut outcome, most) = (Ok(()), tables.layout.most_refcount());
     let (_, mixed) = check_in(storage.as_ref(), header, scope, &mut |_| {}, &mut |cluster, refcount, references| {
         if outcome.is_ok() && (fix == Fix::All || refcount > u64::from(references)) {
-            outcome = tables.assign(cluster, references.into());
+            // What has more references than its refcount can tell keeps being told by every check.
+            outcome = tables.assign(cluster, u64::from(references).min(most));
             if outcome.is_ok() && tables.is_crowded() {
                 outcome = tables.spill();
             }

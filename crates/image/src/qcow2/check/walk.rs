@@ -65,8 +65,12 @@ impl<'a, 'b> Walk<'a, 'b> {
         let table = read_table(self.check.storage, offset, entries).map_err(self.check.failed(offset))?;
         let mut bytes = vec![0; layout.cluster() as usize];
         for (index, entry) in table.iter().enumerate() {
-            if entry & OFFSET != 0 && entry & L1_RESERVED != 0 {
+            if entry & L1_RESERVED != 0 {
                 self.check.reference(format!("entry {index} of the {what} has reserved bits set ({entry:#018x})"));
+            } else if *entry == COPIED {
+                let told = format!("entry {index} of the {what} is marked as not shared, and names no table");
+                // Nobody writes to the tables of a snapshot.
+                if is_active { self.check.corruption(told) } else { self.check.reference(told) }
             }
         }
         for Named { table: l2, index, times } in l2_tables(&table) {
@@ -240,8 +244,16 @@ impl<'a, 'b> Walk<'a, 'b> {
                 continue;
             }
             let (storage, cluster) = (self.check.storage, self.check.layout.cluster());
-            let mut count = |data: u64| self.count(Use::Table, "bitmap data", data, cluster);
-            bitmaps::data_clusters(storage, &bitmap, &mut count).map_err(self.check.failed(offset))?;
+            let mut count = |entry: u64| {
+                let (data, all_ones) = (entry & OFFSET, entry & 1 != 0);
+                if entry & BITMAP_RESERVED != 0 || data & (cluster - 1) != 0 || (data != 0 && all_ones) {
+                    self.check.reference(format!("bitmap {:?} has the table entry {entry:#018x}", bitmap.name));
+                } else if data != 0 {
+                    self.count(Use::Table, "bitmap data", data, cluster);
+                }
+            };
+            let read = bitmaps::entries(storage, &bitmap, &mut count);
+            read.map_err(self.check.failed(offset))?;
         }
         Ok(())
     }
