@@ -16,7 +16,7 @@ use kiln_image::qcow2::check::{Finding, Fix, check, repair};
 use kiln_image::qcow2::image::read_header;
 use kiln_image::qcow2::{Header, Options, Qcow2};
 use kiln_image::raw::Raw;
-use kiln_image::storage::{File, Storage};
+use kiln_image::storage::{Cache, File, Storage};
 use kiln_image::testing::damage::{Damage, PLACES, Place, damage};
 use kiln_image::testing::{KINDS, Memory, sound};
 use kiln_image::{BlockDevice, Geometry};
@@ -236,7 +236,7 @@ fn treat(patient: &Patient, bench: &Bench) -> Case {
     let refused = bench.run(&["check", "-q", "-f", "qcow2", "-r", "all"], &path) == 1;
     // It makes files of GiB of some, nearly all of it holes.
     let mended_by_qemu = (!refused && theirs != Verdict::Refused)
-        .then(|| (judge(&File::open_unlocked(&path).unwrap()).0, bench.judge(&path)));
+        .then(|| (judge(&File::open_unlocked(&path, Cache::default()).unwrap()).0, bench.judge(&path)));
     let what = format!("kind {:#x}: {}", patient.kind, patient.damage);
     let damage = patient.damage.clone();
     Case { what, damage, ours, theirs, found, mended, mended_by_qemu, contents: differences }
