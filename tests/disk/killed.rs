@@ -13,13 +13,13 @@ use crate::QEMU_IMG;
 const MOMENTS: u32 = 50;
 
 /// A verb that is killed.
-struct Verb {
+pub struct Verb {
     /// Its words, with the folder's file names.
-    words: &'static [&'static str],
+    pub words: &'static [&'static str],
     /// The file that is looked at afterwards.
-    looked_at: &'static str,
+    pub looked_at: &'static str,
     /// Whether it is new: whole, or not there.
-    is_new: bool,
+    pub is_new: bool,
 }
 
 const VERBS: [Verb; 6] = [
@@ -46,7 +46,7 @@ fn done(folder: &Path, words: &[&str]) {
 }
 
 // A disk of 8 MiB with data here and there, and one on top of it that changes some of them. `.raw` is what each holds.
-fn prepare(folder: &Path) {
+pub fn prepare(folder: &Path) {
     let disk = fs::File::create(folder.join("disk.raw")).unwrap();
     disk.set_len(8 << 20).unwrap();
     for number in 0..80u64 {
@@ -89,7 +89,7 @@ fn run(folder: &Path, verb: &Verb, limit: Option<Duration>) -> Duration {
     begun.elapsed()
 }
 
-fn judge(folder: &Path, verb: &Verb, before: &BTreeSet<PathBuf>, what: &str) {
+pub fn judge(folder: &Path, verb: &Verb, before: &BTreeSet<PathBuf>, what: &str) {
     let there = |name: &str| folder.join(name).exists();
     for entry in folder.read_dir().unwrap() {
         let name = PathBuf::from(entry.unwrap().file_name());

@@ -58,6 +58,8 @@ pub struct Qcow2 {
     pub(super) moved: AtomicBool,
     /// The first write has done what comes with it.
     pub(super) begun: AtomicBool,
+    /// A change of snapshots or of the disk's length has ended half-way: nothing is written any more.
+    pub(super) stuck: AtomicBool,
     /// Things that the user should hear of.
     notes: Mutex<Vec<String>>,
 }
@@ -124,6 +126,7 @@ impl Qcow2 {
             expects_backing: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             begun: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             notes: Mutex::new(notes),
         })
     }
@@ -167,6 +170,7 @@ impl Qcow2 {
 
     /// Does what comes with the first change: features that this program doesn't keep true are switched off.
     pub(super) fn begin(&self) -> Result<(), Error> {
+        self.refuse_stuck()?;
         if self.begun.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -192,6 +196,15 @@ impl Qcow2 {
         Ok(())
     }
 
+    // What is on the disk then is what a power loss would leave: whole, or marked and repaired by whoever opens it next.
+    fn refuse_stuck(&self) -> Result<(), Error> {
+        if !self.stuck.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let source = std::io::Error::other("an earlier change of the image failed half-way; it must be opened anew");
+        Err(self.failed(Operation::Write, 0)(source))
+    }
+
     /// The next barrier covers data that went in place, too.
     pub(super) fn tell_moved(&self, tables: &mut Tables) {
         if self.moved.swap(false, Ordering::AcqRel) {
@@ -201,6 +214,7 @@ impl Qcow2 {
 
     /// Writes what is in memory and makes it durable. Freed clusters can be given out again afterwards.
     pub(super) fn settle(&self) -> Result<(), Error> {
+        self.refuse_stuck()?;
         let gone = {
             let mut tables = self.tables.lock();
             self.tell_moved(&mut tables);

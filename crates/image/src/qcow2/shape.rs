@@ -93,6 +93,15 @@ impl Qcow2 {
         Ok(())
     }
 
+    // Does what must not end half-way. If it does, memory and disk tell different things, and nothing is written any more.
+    fn whole<T>(&self, change: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let outcome = change();
+        if outcome.is_err() {
+            self.stuck.store(true, std::sync::atomic::Ordering::Release);
+        }
+        outcome
+    }
+
     // Commits and frees at once: nobody else is there.
     fn settle_alone(&self, tables: &mut Tables) -> Result<(), Error> {
         tables.commit()?;
@@ -110,30 +119,14 @@ impl Qcow2 {
         self.begin()?;
         let _alone = self.requests.write();
         let mut tables = self.tables.lock();
-        let mut all = self.listed(&tables)?;
+        let all = self.listed(&tables)?;
         let last = all.iter().filter_map(|snapshot| snapshot.id.parse::<u64>().ok()).max().unwrap_or(0);
         let Some(id) = last.checked_add(1) else {
             let what = format!("it has a snapshot with the id {last}, behind which there is none");
             return Err(Error::Unsupported { name: self.name(), what });
         };
         self.tell_moved(&mut tables);
-        set_dirty(&mut tables, true);
-        self.settle_alone(&mut tables)?;
-        tables.mark_copied(|_, _| Ok(false))?;
-        tables.spill()?;
-        if self.layout.version < 3 {
-            // Nothing may be counted twice on the disk that still says it is counted once.
-            tables.barrier()?;
-        }
-        let l1 = tables.l1.clone();
-        if let Err(error) = tables.count_tree(&l1, 1) {
-            self.mark_by_refcount(&mut tables)?;
-            return Err(error);
-        }
-        let l1_offset = tables.write_l1_elsewhere(&l1)?;
-        all.push(Snapshot {
-            l1_offset,
-            l1_entries: l1.len() as u32,
+        let new = Snapshot {
             id: id.to_string(),
             name: name.into(),
             seconds,
@@ -142,12 +135,37 @@ impl Qcow2 {
             // As QEMU has it where no machine runs.
             instructions: Some(0),
             ..Snapshot::default()
-        });
-        self.write_snapshots(&mut tables, &all)?;
-        tables.spill()?;
-        set_dirty(&mut tables, false);
-        self.settle_alone(&mut tables)?;
+        };
+        self.whole(|| self.add_snapshot(&mut tables, all, new))??;
         Ok(id.to_string())
+    }
+
+    // A refusal leaves everything as it was.
+    fn add_snapshot(
+        &self,
+        tables: &mut Tables,
+        mut all: Vec<Snapshot>,
+        new: Snapshot,
+    ) -> Result<Result<(), Error>, Error> {
+        set_dirty(tables, true);
+        self.settle_alone(tables)?;
+        tables.mark_copied(|_, _| Ok(false))?;
+        tables.spill()?;
+        if self.layout.version < 3 {
+            // Nothing may be counted twice on the disk that still says it is counted once.
+            tables.barrier()?;
+        }
+        let l1 = tables.l1.clone();
+        if let Err(error) = tables.count_tree(&l1, 1) {
+            self.mark_by_refcount(tables)?;
+            return Ok(Err(error));
+        }
+        let l1_offset = tables.write_l1_elsewhere(&l1)?;
+        all.push(Snapshot { l1_offset, l1_entries: l1.len() as u32, ..new });
+        self.write_snapshots(tables, &all)?;
+        tables.spill()?;
+        set_dirty(tables, false);
+        self.settle_alone(tables).map(Ok)
     }
 
     fn listed(&self, tables: &Tables) -> Result<Vec<Snapshot>, Error> {
@@ -195,12 +213,17 @@ impl Qcow2 {
         let mut tables = self.tables.lock();
         let new: Vec<u64> = self.snapshot_disk(&tables, snapshot)?.into_iter().map(|entry| entry & !COPIED).collect();
         self.tell_moved(&mut tables);
-        set_dirty(&mut tables, true);
-        self.settle_alone(&mut tables)?;
+        self.whole(|| self.replace_disk(&mut tables, new, snapshot.disk_len))?
+    }
+
+    // A refusal leaves everything as it was.
+    fn replace_disk(&self, tables: &mut Tables, new: Vec<u64>, len: u64) -> Result<Result<(), Error>, Error> {
+        set_dirty(tables, true);
+        self.settle_alone(tables)?;
         if let Err(error) = tables.count_tree(&new, 1) {
-            set_dirty(&mut tables, false);
-            self.settle_alone(&mut tables)?;
-            return Err(error);
+            set_dirty(tables, false);
+            self.settle_alone(tables)?;
+            return Ok(Err(error));
         }
         let place = tables.write_l1_elsewhere(&new)?;
         let old = std::mem::take(&mut tables.l1);
@@ -208,20 +231,20 @@ impl Qcow2 {
             (tables.header.l1_offset, self.layout.clusters(u64::from(tables.header.l1_entries) * 8));
         tables.forget_l2();
         tables.switch_l1(new, place);
-        tables.header.size = snapshot.disk_len;
-        self.len.store(snapshot.disk_len, std::sync::atomic::Ordering::Release);
+        tables.header.size = len;
+        self.len.store(len, std::sync::atomic::Ordering::Release);
         tables.release(old_place, old_clusters);
         if self.layout.version < 3 {
             // The header names the new tables before the old ones are counted down.
-            self.settle_alone(&mut tables)?;
+            self.settle_alone(tables)?;
             tables.count_tree(&old, -1)?;
-            return tables.spill();
+            return tables.spill().map(Ok);
         }
         // Whatever is counted while the image is dirty is counted anew when that has to be mended.
         tables.count_tree(&old, -1)?;
         tables.spill()?;
-        set_dirty(&mut tables, false);
-        self.settle_alone(&mut tables)
+        set_dirty(tables, false);
+        self.settle_alone(tables).map(Ok)
     }
 
     /// Shows the disk as it was when the snapshot was made. The image must be open for reading only.
@@ -247,12 +270,14 @@ impl Qcow2 {
         self.begin()?;
         let _alone = self.requests.write();
         let mut tables = self.tables.lock();
-        for index in 0..tables.l1.len() as u64 {
-            self.drop_l2(&mut tables, index * self.layout.l2_reach())?;
-        }
-        tables.wrote();
-        self.settle_alone(&mut tables)?;
-        tables.commit()
+        self.whole(|| {
+            for index in 0..tables.l1.len() as u64 {
+                self.drop_l2(&mut tables, index * self.layout.l2_reach())?;
+            }
+            tables.wrote();
+            self.settle_alone(&mut tables)?;
+            tables.commit()
+        })
     }
 
     /// Names another backing file, or none. Contents of clusters stay as they are.
@@ -288,7 +313,7 @@ impl Qcow2 {
             return Err(Error::Unsupported { name: self.name(), what: error.to_string() });
         }
         tables.change_header();
-        tables.commit()
+        self.whole(|| tables.commit())
     }
 
     /// Removes a snapshot. `index` is its place in the list.
@@ -309,17 +334,19 @@ impl Qcow2 {
         let l1 = self.snapshot_l1(&gone)?;
         self.tell_moved(&mut tables);
         tables.commit()?;
-        set_dirty(&mut tables, true);
-        self.write_snapshots(&mut tables, &all)?;
-        tables.release(gone.l1_offset, self.layout.clusters(u64::from(gone.l1_entries) * 8));
-        self.settle_alone(&mut tables)?;
-        tables.count_tree(&l1, -1)?;
-        tables.spill()?;
-        if self.layout.version < 3 {
-            // What says that it is counted once must be so on the disk.
-            tables.barrier()?;
-        }
-        self.mark_by_refcount(&mut tables)
+        self.whole(|| {
+            set_dirty(&mut tables, true);
+            self.write_snapshots(&mut tables, &all)?;
+            tables.release(gone.l1_offset, self.layout.clusters(u64::from(gone.l1_entries) * 8));
+            self.settle_alone(&mut tables)?;
+            tables.count_tree(&l1, -1)?;
+            tables.spill()?;
+            if self.layout.version < 3 {
+                // What says that it is counted once must be so on the disk.
+                tables.barrier()?;
+            }
+            self.mark_by_refcount(&mut tables)
+        })
     }
 
     // What has refcount 1 is marked so, and the image is clean again.
@@ -380,7 +407,7 @@ impl Qcow2 {
                     (tables.header.l1_offset, self.layout.clusters(u64::from(tables.header.l1_entries) * 8));
                 tables.switch_l1(l1, place);
                 tables.release(offset, clusters);
-                self.settle_alone(&mut tables)?;
+                self.whole(|| self.settle_alone(&mut tables))?;
             }
         }
         // What was beyond the end may not show: the rest of the last cluster, and a longer backing file. It is zeroed
@@ -402,7 +429,7 @@ impl Qcow2 {
             }
             tables.header.size = len;
             tables.change_header();
-            tables.commit()
+            self.whole(|| tables.commit())
         });
         if outcome.is_err() {
             self.len.store(old, std::sync::atomic::Ordering::Release);
@@ -413,11 +440,15 @@ impl Qcow2 {
     fn shrink(&self, len: u64) -> Result<(), Error> {
         let _alone = self.requests.write();
         let mut tables = self.tables.lock();
+        self.whole(|| self.cut_at(&mut tables, len))
+    }
+
+    fn cut_at(&self, tables: &mut Tables, len: u64) -> Result<(), Error> {
         let layout: Layout = self.layout;
         tables.wrote();
         tables.header.size = len;
         tables.change_header();
-        self.settle_alone(&mut tables)?;
+        self.settle_alone(tables)?;
         let old = self.len.swap(len, std::sync::atomic::Ordering::AcqRel);
         let mut guest = len.next_multiple_of(layout.cluster());
         while guest < old {
@@ -426,7 +457,7 @@ impl Qcow2 {
                 continue;
             }
             if guest.is_multiple_of(layout.l2_reach()) {
-                self.drop_l2(&mut tables, guest)?;
+                self.drop_l2(tables, guest)?;
                 guest += layout.l2_reach();
                 continue;
             }
@@ -438,7 +469,7 @@ impl Qcow2 {
             guest += layout.cluster();
         }
         tables.wrote();
-        self.settle_alone(&mut tables)?;
+        self.settle_alone(tables)?;
         if layout.data_file {
             self.data.set_len(len).map_err(self.failed(Operation::Write, len))?;
         }

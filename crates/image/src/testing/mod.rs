@@ -2,12 +2,14 @@
 
 pub mod damage;
 mod exercise;
+mod faulty;
 mod fuzz;
 mod memory;
 mod recorder;
 mod sound;
 
 pub use exercise::exercise;
+pub use faulty::{CALLS, Call, Faulty, Trouble};
 pub use fuzz::{fuzz_compressed, fuzz_header, fuzz_snapshots, fuzz_tables};
 pub use memory::Memory;
 pub use recorder::Recorder;

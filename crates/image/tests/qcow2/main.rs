@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // All of it is tests.
 
 mod contents;
+mod faulty;
 mod history;
 mod powerfail;
 mod regressions;
