@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::io;
 
 use super::bits::*;
+use super::bytes::{be16, be32, be64};
 use super::cache::Cache;
 use super::layout::Layout;
 use crate::storage::{self, Storage};
@@ -18,14 +19,16 @@ const PIECE: usize = 16 << 10;
 
 /// Refcount of entry `index` in a block's bytes. Refcount blocks: widths below a byte begin at the low bits.
 pub fn get(bytes: &[u8], order: u32, index: usize) -> u64 {
-    let number = |len: usize| bytes.get(index * len..(index + 1) * len).unwrap_or_default();
     match order {
         0..=2 => {
             let per_byte = 8 >> order;
             let byte = bytes.get(index / per_byte).copied().unwrap_or(0);
             u64::from(byte >> (index % per_byte * (1 << order))) & ((1 << (1 << order)) - 1)
         }
-        order => number(1 << (order - 3)).iter().fold(0, |all, byte| all << 8 | u64::from(*byte)),
+        3 => bytes.get(index).copied().unwrap_or(0).into(),
+        4 => be16(bytes, index * 2).unwrap_or(0).into(),
+        5 => be32(bytes, index * 4).unwrap_or(0).into(),
+        _ => be64(bytes, index * 8).unwrap_or(0),
     }
 }
 

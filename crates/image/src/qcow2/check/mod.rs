@@ -157,16 +157,11 @@ impl Counters {
     fn get(&self, cluster: u64) -> u32 {
         self.word(cluster) & MOST_REFERENCES
     }
+}
 
-    // Whether uses meet that can't.
-    fn is_mixed(&self, cluster: u64) -> bool {
-        let word = self.word(cluster);
-        word & TWO_TABLES != 0 || (word & (DATA | L2 | TABLE)).count_ones() > 1
-    }
-
-    fn is_l2(&self, cluster: u64) -> bool {
-        self.word(cluster) & L2 != 0
-    }
+// Whether uses meet that can't.
+fn is_mixed(word: u32) -> bool {
+    word & TWO_TABLES != 0 || !matches!(word & (DATA | L2 | TABLE), 0 | DATA | L2 | TABLE)
 }
 
 /// Checks an image. `tell` hears of each finding as it comes.
@@ -262,12 +257,13 @@ fn compare(
     differs: &mut dyn FnMut(u64, u64, u32),
 ) -> Result<(), Error> {
     for cluster in range {
-        let references = counters.get(cluster);
+        let word = counters.word(cluster);
+        let references = word & MOST_REFERENCES;
         let refcount = blocks.get(check, cluster)?;
-        if counters.is_mixed(cluster) {
+        if is_mixed(word) {
             let at = cluster << check.layout.cluster_bits;
             check.reference(format!("cluster {cluster} at {at:#x} is used for two things at once"));
-            if counters.is_l2(cluster) {
+            if word & L2 != 0 {
                 check.mixed.insert(cluster);
             }
         }
@@ -313,11 +309,11 @@ impl Blocks {
     fn get(&mut self, check: &Check<'_>, cluster: u64) -> Result<u64, Error> {
         let bits = check.layout.refcounts_bits();
         let block = (cluster >> bits) as usize;
-        let offset = self.table.get(block).map_or(0, |entry| entry & REFCOUNT_OFFSET);
-        if offset == 0 || check.layout.within(offset) != 0 {
-            return Ok(0);
-        }
         if self.loaded != Some(block) {
+            let offset = self.table.get(block).map_or(0, |entry| entry & REFCOUNT_OFFSET);
+            if offset == 0 || check.layout.within(offset) != 0 {
+                return Ok(0);
+            }
             self.loaded = None;
             storage::read(check.storage, &mut self.bytes, offset).map_err(check.failed(offset))?;
             self.loaded = Some(block);
