@@ -64,7 +64,7 @@ pub fn prepare(folder: &Path) {
     done(folder, &["convert", "-O", "raw", "top.qcow2", "top.raw"]);
 }
 
-fn copy(from: &Path, to: &Path) -> BTreeSet<PathBuf> {
+pub fn copy(from: &Path, to: &Path) -> BTreeSet<PathBuf> {
     let names = ["disk.raw", "disk.qcow2", "top.qcow2", "top.raw"];
     for name in names {
         fs::copy(from.join(name), to.join(name)).unwrap();

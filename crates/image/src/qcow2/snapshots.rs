@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub instructions: Option<u64>,
     /// Extra data behind the fields that this program knows.
     pub rest: Vec<u8>,
+    /// Id and name as they stand in the table, where they are no UTF-8.
+    pub raw: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 // A snapshot and the bytes that it takes; nothing when the bytes end within it.
@@ -58,6 +60,7 @@ fn decode(bytes: &[u8], disk_len: u64) -> Option<Result<(Snapshot, usize), Strin
         disk_len: be64(extra, 8).unwrap_or(disk_len),
         instructions: be64(extra, 16).filter(|count| *count != u64::MAX),
         rest: extra.get(24..).unwrap_or_default().to_vec(),
+        raw: (str::from_utf8(id).is_err() || str::from_utf8(name).is_err()).then(|| (id.to_vec(), name.to_vec())),
     };
     Some(Ok((snapshot, (id_at + id_len + name_len).next_multiple_of(8))))
 }
@@ -67,8 +70,12 @@ impl Snapshot {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend(self.l1_offset.to_be_bytes());
         out.extend(self.l1_entries.to_be_bytes());
-        out.extend((self.id.len() as u16).to_be_bytes());
-        out.extend((self.name.len() as u16).to_be_bytes());
+        let (id, name) = match &self.raw {
+            Some((id, name)) => (&id[..], &name[..]),
+            None => (self.id.as_bytes(), self.name.as_bytes()),
+        };
+        out.extend((id.len() as u16).to_be_bytes());
+        out.extend((name.len() as u16).to_be_bytes());
         out.extend(self.seconds.to_be_bytes());
         out.extend(self.nanoseconds.to_be_bytes());
         out.extend(self.guest_clock.to_be_bytes());
@@ -78,8 +85,8 @@ impl Snapshot {
         out.extend(self.disk_len.to_be_bytes());
         out.extend(self.instructions.unwrap_or(u64::MAX).to_be_bytes());
         out.extend(&self.rest);
-        out.extend(self.id.as_bytes());
-        out.extend(self.name.as_bytes());
+        out.extend(id);
+        out.extend(name);
         out.resize(out.len().next_multiple_of(8), 0);
     }
 }
@@ -150,6 +157,7 @@ mod tests {
                 disk_len: 1 << 30,
                 instructions: (n % 2 == 0).then_some(n),
                 rest: vec![1; n as usize % 20],
+                raw: None,
             })
             .collect();
         let mut bytes = vec![0; 512];
@@ -159,5 +167,19 @@ mod tests {
         let mut header = crate::qcow2::header::tests::plain();
         (header.snapshots, header.snapshots_offset) = (300, 512);
         assert_eq!(read(&memory, &header).unwrap(), (all, len));
+    }
+
+    #[test]
+    fn names_that_are_no_utf8_stay_as_they_are() {
+        let raw = Some((b"7".to_vec(), b"caf\xe9".to_vec()));
+        let mut bytes = Vec::new();
+        Snapshot { raw, ..Snapshot::default() }.encode(&mut bytes);
+        let mut header = crate::qcow2::header::tests::plain();
+        header.snapshots = 1;
+        let (all, _) = read(&crate::testing::Memory::of(bytes.clone()), &header).unwrap();
+        assert_eq!((all[0].id.as_str(), all[0].name.as_str()), ("7", "caf\u{fffd}"));
+        let mut again = Vec::new();
+        all[0].encode(&mut again);
+        assert_eq!(again, bytes);
     }
 }

@@ -150,4 +150,38 @@ mod tests {
         read_all(&engine, &mut parts, 0).unwrap();
         assert_eq!(back, bytes);
     }
+
+    /// Moves two bytes, and then fails.
+    struct Failing(File, io::ErrorKind);
+    impl Engine for Failing {
+        fn file(&self) -> &File {
+            &self.0
+        }
+        fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
+            if offset == 0 { Ok(buffers[0].len().min(2)) } else { Err(self.1.into()) }
+        }
+        fn write(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+            match (offset, self.1) {
+                (0, _) => Ok(buffers[0].len().min(2)),
+                // What a full pipe or device may say instead of an error.
+                (_, io::ErrorKind::WriteZero) => Ok(0),
+                (_, kind) => Err(kind.into()),
+            }
+        }
+        fn flush(&self) -> io::Result<()> {
+            Err(self.1.into())
+        }
+    }
+
+    #[test]
+    fn an_error_behind_a_short_transfer_is_told() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::WriteZero, io::ErrorKind::Other] {
+            let engine = Failing(tempfile::tempfile().unwrap(), kind);
+            let error = write_all(&engine, &[IoSlice::new(b"a"), IoSlice::new(b"bcd")], 0).unwrap_err();
+            assert_eq!(error.kind(), kind);
+        }
+        let engine = Failing(tempfile::tempfile().unwrap(), io::ErrorKind::Other);
+        let mut bytes = [0; 5];
+        assert!(read_all(&engine, &mut [IoSliceMut::new(&mut bytes)], 0).is_err());
+    }
 }

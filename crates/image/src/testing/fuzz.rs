@@ -100,10 +100,7 @@ pub fn fuzz_snapshots(bytes: &[u8]) {
     let mut again = Vec::new();
     all.iter().for_each(|snapshot| snapshot.encode(&mut again));
     let (back, _) = snapshots::read(&Memory::of(again), &header).unwrap();
-    // Names that are no UTF-8 get longer on the way, and may be too long then.
-    if all.iter().all(|one| !one.name.contains('\u{fffd}') && !one.id.contains('\u{fffd}')) {
-        assert_eq!(back, all);
-    }
+    assert_eq!(back, all);
 }
 
 #[cfg(test)]

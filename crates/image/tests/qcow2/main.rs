@@ -4,6 +4,7 @@
 
 mod contents;
 mod faulty;
+mod faulty_chains;
 mod history;
 mod powerfail;
 mod regressions;
