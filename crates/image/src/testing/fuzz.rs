@@ -94,7 +94,8 @@ pub fn fuzz_compressed(bytes: &[u8]) {
 pub fn fuzz_snapshots(bytes: &[u8]) {
     let Some(([count, more], table)) = bytes.split_first_chunk() else { return };
     let mut header = read_header(&Memory::of(sound_once(0))).unwrap();
-    (header.snapshots, header.snapshots_offset) = (u32::from(*count) << (more % 12), 0);
+    // Thousands of empty ones take long and show nothing new.
+    (header.snapshots, header.snapshots_offset) = (u32::from(*count) << (more % 5), 0);
     let Ok((all, len)) = snapshots::read(&Memory::of(table.to_vec()), &header) else { return };
     assert!(len >= all.len() as u64 * 40);
     let mut again = Vec::new();
