@@ -11,7 +11,7 @@ use super::damage::{PLACES, damage};
 use super::exercise::exercise;
 use super::sound::{KINDS, sound};
 use crate::qcow2::bits::CLUSTER_BITS;
-use crate::qcow2::compress::Codec;
+use crate::qcow2::compress::{Codec, Compressor};
 use crate::qcow2::image::read_header;
 use crate::qcow2::layout::Layout;
 use crate::qcow2::{Compression, Header, snapshots};
@@ -80,14 +80,31 @@ pub fn fuzz_compressed(bytes: &[u8]) {
         data_file: false,
     };
     layout.l2_bits = layout.cluster_bits - 3;
-    let memory = Memory::of(data.to_vec());
-    let codec = Codec::new(compression);
-    let len = (data.len() as u64).min(2 << layout.cluster_bits);
-    for _ in 0..2 {
-        if let Ok(cluster) = codec.cluster(&memory, &layout, 0, len) {
-            assert_eq!(cluster.len() as u64, layout.cluster());
-        }
+    let decode = |data: Vec<u8>| {
+        let codec = Codec::new(compression);
+        let len = (data.len() as u64).min(2 << layout.cluster_bits);
+        let memory = Memory::of(data);
+        // The second time it may come out of memory.
+        let [first, again] = [(); 2].map(|()| codec.cluster(&memory, &layout, 0, len).ok());
+        assert_eq!(first, again);
+        first.inspect(|cluster| assert_eq!(cluster.len() as u64, layout.cluster()))
+    };
+    if kind & 2 == 0 {
+        decode(data.to_vec());
+        return;
     }
+    // Sound data, which come back; and the same with a byte changed.
+    let Some(([place, value], data)) = data.split_first_chunk().filter(|(_, data)| !data.is_empty()) else { return };
+    let cluster: Vec<u8> = data.iter().copied().cycle().take(layout.cluster() as usize).collect();
+    let mut out = vec![0; cluster.len() - 1];
+    let Some(len) = Compressor::new(compression).unwrap().compress(&cluster, &mut out) else { return };
+    out.truncate(len);
+    assert!(decode(out.clone()).is_some_and(|back| *back == *cluster));
+    let place = usize::from(*place) * len / 256;
+    if let Some(byte) = out.get_mut(place) {
+        *byte ^= *value;
+    }
+    decode(out);
 }
 
 /// A snapshot table. What is understood comes back the same.
@@ -107,7 +124,6 @@ pub fn fuzz_snapshots(bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qcow2::compress::Compressor;
     use crate::qcow2::header::tests::plain;
 
     fn noise(seed: u64, len: usize) -> Vec<u8> {
