@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
 
 mod answer;
+mod device;
 mod failing;
 mod full;
 mod killed;

@@ -136,7 +136,7 @@ impl Create {
     }
 }
 
-/// Writes a new image onto an empty storage; `data` is that of its external data file.
+/// Writes a new image onto a storage, whose old contents are lost; `data` is that of its external data file.
 ///
 /// Nothing is flushed.
 ///

@@ -118,7 +118,7 @@ impl Tables {
     /// written yet.
     ///
     /// # Errors
-    /// When the L1 table would be larger than any program reads.
+    /// When the L1 table would be larger than any program reads, or the host fails.
     pub fn format(storage: Arc<dyn Storage>, data: Option<Arc<dyn Storage>>, header: Header) -> Result<Self, Error> {
         let layout = Layout::of(&header);
         let entries = header.l1_entries_for(header.size);
@@ -154,6 +154,13 @@ impl Tables {
         if clusters > 0 {
             tables.header.l1_offset = tables.allocate(clusters)?;
             tables.take_fresh(tables.header.l1_offset, clusters << layout.cluster_bits);
+        }
+        // A device has old contents everywhere. What is written of these tables is what isn't zero.
+        let failed = tables.failed(Operation::Write, 0);
+        let there = tables.storage.len().map_err(&failed)?;
+        if there > 0 {
+            storage::write_zeroes(tables.storage.as_ref(), 0, tables.file_end, false).map_err(&failed)?;
+            tables.file_end = tables.file_end.max(there.next_multiple_of(layout.cluster()));
         }
         Ok(tables)
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use kiln_image::qcow2::check::{Fix, check, repair};
-use kiln_image::qcow2::create::format;
+use kiln_image::qcow2::create::{Preallocation, format};
 use kiln_image::qcow2::image::read_header;
 use kiln_image::qcow2::snapshots::Snapshot;
 use kiln_image::qcow2::{Create, Options, Qcow2};
@@ -235,4 +235,37 @@ fn a_bitmap_s_table_of_any_length_takes_no_memory() {
     bytes[directory + 8..directory + 12].fill(0xff);
     let report = check(&Memory::of(bytes), &header, &mut |_| {}).unwrap();
     assert!(report.corruptions > 0, "{report:?}");
+}
+
+#[test]
+fn what_was_on_a_device_before_does_not_show_in_a_new_image() {
+    let kinds = [(9, 4, false), (9, 0, false), (9, 6, false), (12, 4, false), (16, 4, false), (16, 3, true)];
+    for (cluster_bits, refcount_order, extended_l2) in kinds {
+        for preallocation in [Preallocation::Off, Preallocation::Metadata, Preallocation::Full] {
+            let what = format!("clusters 2^{cluster_bits}, refcounts 2^{refcount_order}, {preallocation:?}");
+            let size = 2 << 20;
+            let create = Create { size, cluster_bits, refcount_order, extended_l2, preallocation, ..Create::default() };
+            let disk: Arc<dyn Storage> = Arc::new(Memory::of(vec![0x5a; 8 << 20]));
+            format(disk.clone(), None, &create).unwrap();
+            let open = || Qcow2::open(disk.clone(), read_header(disk.as_ref()).unwrap(), Options::default()).unwrap();
+            let image = open();
+            let mut is = vec![7; size as usize];
+            image.read_at(&mut [IoSliceMut::new(&mut is)], 0).unwrap();
+            assert!(is.iter().all(|byte| *byte == 0), "{what}: it doesn't read zeros");
+            // A sector here and there, so that most of what is taken isn't written by the guest.
+            let mut model = vec![0; size as usize];
+            for place in (0..size as usize).step_by(7 * 512) {
+                image.write_at(&[IoSlice::new(&[1; 512])], place as u64).unwrap();
+                model[place..place + 512].fill(1);
+            }
+            image.close().unwrap();
+            drop(image);
+            open().read_at(&mut [IoSliceMut::new(&mut is)], 0).unwrap();
+            assert!(is == model, "{what}: what was written");
+            let mut found = Vec::new();
+            let header = read_header(disk.as_ref()).unwrap();
+            check(disk.as_ref(), &header, &mut |finding| found.push(finding)).unwrap();
+            assert!(found.is_empty(), "{what}: {found:?}");
+        }
+    }
 }
