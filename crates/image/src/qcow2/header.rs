@@ -272,7 +272,11 @@ impl Header {
                 if body.len() > 15 {
                     return damaged(format!("the name of its backing file's format has {} bytes", body.len()));
                 }
-                self.backing_format = Some(String::from_utf8_lossy(body).into_owned());
+                // No format has such a name, and it couldn't be written again as it was.
+                let Ok(name) = std::str::from_utf8(body) else {
+                    return damaged("the name of its backing file's format is no text");
+                };
+                self.backing_format = Some(name.to_owned());
             }
             extension::FEATURE_NAMES => {}
             extension::DATA_FILE => self.data_file = Some(OsString::from_vec(body.to_vec())),

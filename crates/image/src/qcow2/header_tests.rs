@@ -89,6 +89,8 @@ fn bad_fields_are_told() {
     assert_eq!(bad(|b| b[24] = 0xff), "its disk has 18374686480745365504 bytes, more than its clusters can hold");
     assert_eq!(bad(|b| b[60] = 1), "it has 16777216 snapshots; 65536 are the most");
     assert_eq!(bad(|b| b[104] = 1), "its compression type is zstd, but the feature bit says the opposite");
+    let named = |b: &mut Vec<u8>| b[112..124].copy_from_slice(b"\xe2\x79\x2a\xca\0\0\0\x04\xff\xfe\xfd\xfc");
+    assert_eq!(bad(named), "the name of its backing file's format is no text");
     let rest = "header extension 0x6803f857 at 112 has 16777600 bytes, past the header's end";
     assert_eq!(bad(|b| b[116] = 1), rest);
 }

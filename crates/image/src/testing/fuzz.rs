@@ -21,7 +21,7 @@ pub fn fuzz_header(bytes: &[u8]) {
     let Ok(header) = Header::decode(bytes) else { return };
     let Ok(again) = header.encode() else { return };
     let back = Header::decode(&again).unwrap();
-    // What isn't written: a format name without a backing file, and text that isn't UTF-8.
+    // What isn't written: a format name without a backing file.
     let place = back.name_place.clone();
     let format = header.backing_format.clone().filter(|_| header.backing.is_some());
     assert_eq!(back, Header { name_place: place, backing_format: format, ..header });
