@@ -64,7 +64,7 @@ fn a_snapshot_whose_tables_lie_beyond_any_file_is_told_by_the_check() {
     drop(image);
     let file = std::fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(&(1u64 << 63).to_be_bytes(), table).unwrap();
-    let disk = File::open(&path, Access::ReadOnly).unwrap();
+    let disk = scene::opened(|| File::open(&path, Access::ReadOnly));
     let report = check(&disk, &read_header(&disk).unwrap(), &mut |_| {}).unwrap();
     assert!(report.corruptions > 0, "{report:?}");
 }

@@ -10,11 +10,11 @@ use kiln_image::qcow2::Create;
 use kiln_image::{Access, Format};
 
 use crate::contents::Noise;
-use crate::scene::{Scene, check};
+use crate::scene::{Scene, check, opened};
 
 fn copy(scene: &Scene, name: &str, create: &Create, compress: bool, workers: usize) -> Vec<u8> {
     let path = scene.create(name, create);
-    let open = |name: &str, how| Image::open(&scene.path(name), how).unwrap();
+    let open = |name: &str, how| opened(|| Image::open(&scene.path(name), how));
     let target = open(name, Open { access: Access::Write, no_barriers: true, ..Open::writing(Some(Format::Qcow2)) });
     let stop = AtomicBool::new(false);
     let how = Convert {

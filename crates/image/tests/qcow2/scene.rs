@@ -38,15 +38,20 @@ impl Scene {
     }
 }
 
-// A program that another test has just forked keeps this one's locks until it is what it is to be.
-fn file(path: &Path, access: Access) -> File {
+/// Opens what nobody else uses. A program that another test has just forked keeps this one's locks until it is what it is
+/// to be.
+pub fn opened<T>(open: impl Fn() -> Result<T, Error>) -> T {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
-        match File::open(path, access) {
+        match open() {
             Err(Error::InUse { .. }) if Instant::now() < until => std::thread::yield_now(),
             other => return other.unwrap(),
         }
     }
+}
+
+fn file(path: &Path, access: Access) -> File {
+    opened(|| File::open(path, access))
 }
 
 fn storage(path: &Path) -> Arc<dyn Storage> {
