@@ -229,6 +229,8 @@ struct Copying<'a> {
     turn: Mutex<u64>,
     next_turn: Condvar,
     done: AtomicU64,
+    /// Of these, bytes that were copied: what a rate limits.
+    copied: AtomicU64,
     failed: Mutex<BTreeMap<u64, Error>>,
     gave_up: AtomicBool,
     unreadable: Mutex<Option<(u64, String)>>,
@@ -252,6 +254,7 @@ pub fn convert(how: &Convert<'_>, target: &Image) -> Result<Outcome, Error> {
         turn: Mutex::new(0),
         next_turn: Condvar::new(),
         done: AtomicU64::new(0),
+        copied: AtomicU64::new(0),
         failed: Mutex::new(BTreeMap::new()),
         gave_up: AtomicBool::new(false),
         unreadable: Mutex::new(None),
@@ -305,7 +308,9 @@ impl Copying<'_> {
             self.pass(piece.number);
             let done = self.done.fetch_add(piece.len, Ordering::Relaxed) + piece.len;
             (self.how.progress)(done, self.total);
-            self.pace.keep(done);
+            if matches!(piece.work, Work::Copy) {
+                self.pace.keep(self.copied.fetch_add(piece.len, Ordering::Relaxed) + piece.len);
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::path::Path;
 
 use kiln_image::storage::{self, Cache, Storage};
+use kiln_image::testing::Noise;
 use kiln_image::{Access, Error};
 
 const DIRECT: Cache = Cache { direct: true, sync: false };
@@ -52,17 +53,6 @@ fn the_file_is_open_for_direct_transfers() {
     assert_eq!(flags(&path).iter().filter(|flags| **flags & flag != 0).count(), 1);
     drop(file);
     assert!(flags(&path).is_empty());
-}
-
-struct Noise(u64);
-
-impl Noise {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
 
 #[test]

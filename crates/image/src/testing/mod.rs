@@ -5,6 +5,7 @@ mod exercise;
 mod faulty;
 mod fuzz;
 mod memory;
+mod noise;
 mod recorder;
 mod sound;
 
@@ -12,5 +13,6 @@ pub use exercise::exercise;
 pub use faulty::{CALLS, Call, Faulty, Trouble};
 pub use fuzz::{fuzz_compressed, fuzz_header, fuzz_snapshots, fuzz_tables};
 pub use memory::Memory;
+pub use noise::Noise;
 pub use recorder::Recorder;
 pub use sound::{KINDS, sound};

@@ -5,25 +5,10 @@ use std::sync::Arc;
 
 use kiln_image::qcow2::compress::Compressor;
 use kiln_image::qcow2::{Compression, Create, Qcow2};
+use kiln_image::testing::Noise;
 use kiln_image::{BlockDevice, SECTOR};
 
 use crate::scene::{Scene, check, open, qemu_reads};
-
-/// A small generator of repeatable noise (xorshift64).
-pub struct Noise(pub u64);
-
-impl Noise {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
 
 fn variants() -> Vec<(String, Create)> {
     let mut all = Vec::new();

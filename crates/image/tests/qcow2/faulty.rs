@@ -15,10 +15,8 @@ use kiln_image::qcow2::{Compression, Create, Options, Preallocation, Qcow2};
 use kiln_image::raw::Raw;
 use kiln_image::storage::Storage;
 use kiln_image::testing::damage::{Place, damage};
-use kiln_image::testing::{CALLS, Call, Faulty, Memory, Trouble, sound};
+use kiln_image::testing::{CALLS, Call, Faulty, Memory, Noise, Trouble, sound};
 use kiln_image::{BlockDevice, Error, Geometry};
-
-use crate::contents::Noise;
 
 const SECTOR: usize = 512;
 /// Sectors of a disk.

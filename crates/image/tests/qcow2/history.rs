@@ -14,10 +14,9 @@ use kiln_image::qcow2::fault::Fault;
 use kiln_image::qcow2::image::read_header;
 use kiln_image::rebase::{Onto, Rebase, rebase};
 use kiln_image::storage::Storage;
-use kiln_image::testing::{Memory, Recorder};
+use kiln_image::testing::{Memory, Noise, Recorder};
 use kiln_image::{BlockDevice, Error, Format, Image, Open};
 
-use crate::contents::Noise;
 use crate::start::{Ground, Start, ground, start};
 
 pub const SECTOR: usize = 512;

@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kiln_image::Format;
 use kiln_image::qcow2::fault::Fault;
 use kiln_image::qcow2::image::read_header;
-use kiln_image::testing::Memory;
+use kiln_image::testing::{Memory, Noise};
 
-use crate::contents::Noise;
 use crate::history::{History, Left, bytes_of, ensure, read};
 use crate::scene;
 

@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicBool;
 use kiln_image::chain::{Image, Open};
 use kiln_image::convert::{Before, Convert, Joined, convert};
 use kiln_image::qcow2::Create;
+use kiln_image::testing::Noise;
 use kiln_image::{Access, Format};
 
-use crate::contents::Noise;
 use crate::scene::{Scene, check, opened};
 
 fn copy(scene: &Scene, name: &str, create: &Create, compress: bool, workers: usize) -> Vec<u8> {

@@ -10,10 +10,9 @@ use kiln_image::qcow2::create::format;
 use kiln_image::qcow2::image::read_header;
 use kiln_image::qcow2::{Create, Options, Qcow2};
 use kiln_image::storage::Storage;
-use kiln_image::testing::Memory;
+use kiln_image::testing::{Memory, Noise};
 use kiln_image::{BlockDevice, Format};
 
-use crate::contents::Noise;
 use crate::history::{SECTOR, Sectors, bytes_of};
 use crate::scene::Scene;
 
