@@ -228,16 +228,24 @@ fn watch(host: &Host, port: u16, font: &Font, picture: &Path) -> Result<String> 
 
 fn follow(port: u16, font: &Font, picture: &Path, end: Instant) -> Result<String> {
     let stream = TcpStream::connect(("127.0.0.1", port))?;
-    // A still screen sends nothing; the menu comes within the patience of one look or not at all.
+    // A still screen sends nothing; the next thing comes within the patience of one look or not at all.
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut viewer = Viewer::connect(stream, None)?;
     viewer.request(false)?;
+    let mut stands = false;
     while Instant::now() < end {
-        viewer.update()?;
+        let updated = viewer.update();
+        // Where nothing more comes, what stands is all that there will be.
+        let is_still = stands && updated.is_err();
+        if !is_still {
+            updated?;
+        }
         let grid = Grid::read(viewer.pixels(), viewer.size().w as usize, font);
         let text = grid.text();
-        if MENU.iter().all(|words| text.contains(words)) {
-            let (all, read) = grid.score();
+        stands = MENU.iter().all(|words| text.contains(words));
+        let (all, read) = grid.score();
+        // While it is drawn (twice, one over the other) some cells are half there.
+        if stands && (read == all || is_still) {
             println!("The menu stands: {read} of {all} characters read right out of the picture.");
             save(&viewer, picture)?;
             return Ok(text);
