@@ -1,4 +1,4 @@
-//! A driver that makes any rings and requests for virtio block and entropy devices.
+//! A driver that makes any rings and requests for virtio block, network and entropy devices.
 
 #![no_main]
 

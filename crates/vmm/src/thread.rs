@@ -12,6 +12,8 @@ pub enum Role {
     Queue(u32),
     /// Serves one viewer or console client.
     Client(u32),
+    /// Serves a network behind a card; the number is the card's.
+    Network(u32),
     /// Serves the control socket.
     Control,
     /// Timers, power and the machine's own events.
@@ -25,6 +27,7 @@ impl Role {
             Role::Vcpu(n) => format!("vcpu{n}"),
             Role::Queue(n) => format!("queue{n}"),
             Role::Client(n) => format!("client{n}"),
+            Role::Network(n) => format!("network{n}"),
             Role::Control => "control".into(),
             Role::Main => "main".into(),
         }

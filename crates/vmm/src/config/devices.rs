@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kiln_image::BlockDevice;
 
 use crate::pci::Place;
+use crate::virtio::net::{Mac, Network};
 
 /// A device in its place. Root ports come before what is behind them.
 pub struct PciDevice {
@@ -33,6 +34,17 @@ pub enum PciKind {
         /// Serial number; the guest sees 20 bytes of it.
         serial: String,
     },
+    /// A virtio network card.
+    Net {
+        /// What it is plugged into.
+        network: Arc<dyn Network>,
+        /// Its address.
+        mac: Mac,
+        /// Longest packet, in bytes without the Ethernet header.
+        mtu: u16,
+        /// Whether the cable is plugged in at first.
+        link: bool,
+    },
     /// A virtio entropy source, fed by the host's.
     Rng,
     /// A virtio console with one port.
@@ -53,6 +65,7 @@ impl std::fmt::Debug for PciDevice {
         let kind = match self.kind {
             PciKind::RootPort { .. } => "root port",
             PciKind::Disk { .. } => "disk",
+            PciKind::Net { .. } => "network card",
             PciKind::Rng => "rng",
             PciKind::Console { .. } => "console",
         };

@@ -7,7 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::Error;
 use super::crew::Crew;
-use super::plug::{self, Socket};
+use super::plug::{self, Plugged, Socket, Socketed};
 use crate::acpi;
 use crate::arch::x86_64::cpuid::Cpuid;
 use crate::arch::x86_64::vcpu::Vcpu;
@@ -45,6 +45,7 @@ pub struct Board {
     pub(super) pm: Arc<PowerManagement>,
     pub(super) serials: Vec<Arc<Serial>>,
     pub(super) display: Option<Arc<Display>>,
+    pub(super) cards: Vec<Socketed>,
     pub(super) ps2: Option<Arc<KeyboardController>>,
     /// All devices, in the order in which they are paused, saved and restored.
     pub(super) devices: Vec<Arc<dyn Device>>,
@@ -78,7 +79,7 @@ impl Board {
         let serials = serials(config, &pci, &ports)?;
         devices.extend(serials.iter().map(|serial| serial.clone() as Arc<dyn Device>));
         let socket = Socket::new(&pci, &ram, &slots, &irqchip, &vm);
-        let display = plug::all(config, &socket)?;
+        let Plugged { display, cards } = plug::all(config, &socket)?;
         devices.push(pci.clone());
         let vcpus = vcpus(&vm, config, &cpuid)?;
         let (described, identity) = (described(config), identity(config, split));
@@ -92,6 +93,7 @@ impl Board {
             serials,
             ps2,
             display,
+            cards,
             devices,
             ram,
             described,
@@ -108,7 +110,7 @@ impl Board {
     /// # Errors
     /// When the place is taken or can't be, or the host has no descriptor left.
     pub fn plug(&self, device: &PciDevice) -> Result<(), Error> {
-        plug::one(device, &self.socket)
+        plug::one(device, &self.socket, &mut Plugged::default())
     }
 
     /// Pulls a device out of a machine that runs. Says whether there was one.

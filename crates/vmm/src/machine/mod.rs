@@ -21,6 +21,7 @@ use std::sync::mpsc::Receiver;
 
 pub use board::{Board, SCI};
 pub use event::{Event, Fault};
+pub use plug::Socketed;
 pub use state::MachineState;
 
 use crate::arch::x86_64::cpuid::TopologyError;
@@ -213,6 +214,11 @@ impl Machine {
     /// The display, if there is one.
     pub fn display(&self) -> Option<&Arc<Display>> {
         self.board.display.as_ref()
+    }
+
+    /// The network cards, in the configuration's order.
+    pub fn cards(&self) -> &[Socketed] {
+        &self.board.cards
     }
 
     /// Keyboard and mouse, if the machine has them.

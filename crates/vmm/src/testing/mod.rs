@@ -1,6 +1,7 @@
 //! What stands behind the contracts in tests and fuzzers: recorders in place of `/dev/kvm`.
 
 mod board;
+mod cable;
 mod disk;
 mod driver;
 mod fuzz;
@@ -9,6 +10,7 @@ mod messages;
 mod scratch;
 
 pub use board::{Board, FAR, NEAR, Register, at};
+pub use cable::Cable;
 pub use disk::MemoryDisk;
 pub use driver::{DATA, Driver, Piece};
 pub use fuzz::{Input, fuzz_pci};

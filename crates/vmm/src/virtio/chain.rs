@@ -48,6 +48,11 @@ impl<'m> Segments<'m> {
         }
     }
 
+    fn extend(&mut self, other: Segments<'m>) {
+        self.pieces.extend(other.pieces);
+        self.len += other.len;
+    }
+
     /// Bytes left.
     pub fn len(&self) -> u64 {
         self.len
@@ -139,13 +144,60 @@ impl<'m> Segments<'m> {
     }
 }
 
-/// A chain taken from a ring.
+/// A chain taken from a ring, or several joined to one.
 pub struct Chain<'m> {
-    pub(super) head: u16,
+    pub(super) heads: Heads,
     /// What the driver sends.
     pub readable: Segments<'m>,
     /// Room for what the device answers.
     pub writable: Segments<'m>,
+}
+
+impl Chain<'_> {
+    /// How many of the driver's chains the first so many written bytes take, at least 1.
+    pub fn buffers_for(&self, len: u64) -> u16 {
+        self.heads.shares(len).count() as u16
+    }
+}
+
+/// Heads of joined chains, each with its chain's bytes to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Heads {
+    first: (u16, u64),
+    more: Vec<(u16, u64)>,
+}
+
+impl Heads {
+    pub(super) fn new(head: u16, room: u64) -> Self {
+        Self { first: (head, room), more: Vec::new() }
+    }
+
+    pub(super) fn count(&self) -> u16 {
+        1 + self.more.len() as u16
+    }
+
+    /// Heads of the chains that `written` bytes have gone to, with each one's share: full but for the last.
+    pub(super) fn shares(&self, written: u64) -> impl Iterator<Item = (u16, u32)> {
+        let mut left = written;
+        let mut is_first = true;
+        std::iter::once(&self.first).chain(&self.more).map_while(move |(head, room)| {
+            (left > 0 || std::mem::take(&mut is_first)).then(|| {
+                is_first = false;
+                let share = left.min(*room);
+                left -= share;
+                (*head, share as u32)
+            })
+        })
+    }
+}
+
+impl<'m> Chain<'m> {
+    /// Puts another chain behind this one.
+    pub(super) fn join(&mut self, other: Chain<'m>) {
+        self.readable.extend(other.readable);
+        self.writable.extend(other.writable);
+        self.heads.more.push(other.heads.first);
+    }
 }
 
 #[cfg(test)]

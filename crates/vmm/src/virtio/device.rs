@@ -43,10 +43,28 @@ pub enum Outcome {
     Writable(Arc<OwnedFd>),
     /// It can't be finished any more: the backend has ended. The ring rests.
     Ended,
+    /// It wasn't needed after all and stays in the ring, for what comes next.
+    Kept,
+}
+
+/// What a handler needs to go on.
+pub enum Need {
+    /// The next chain, whatever it is.
+    Chain,
+    /// So many bytes to write into: as many chains as that takes, which become used together. When all chains of the
+    /// ring have less, they come nevertheless.
+    Room(u64),
+    /// Nothing before the descriptor can be read.
+    Input(Arc<OwnedFd>),
 }
 
 /// Serves one queue, on its worker's thread.
 pub trait QueueHandler: Send {
+    /// What it needs now. Asked before each chain.
+    fn need(&mut self) -> Need {
+        Need::Chain
+    }
+
     /// Serves a chain. It blocks for as long as the backend does.
     ///
     /// # Errors

@@ -6,11 +6,12 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::bits::*;
 use super::blk::Blk;
-use super::device::{Outcome, VirtioDevice};
-use super::ring::{Addresses, Progress, Ring};
+use super::device::{Need, Outcome, QueueHandler, VirtioDevice};
+use super::net::{Card, Net, Offload};
+use super::ring::{Addresses, Gathered, Progress, Ring};
 use super::rng::Rng;
 use crate::memory::GuestRam;
-use crate::testing::{Input, MemoryDisk};
+use crate::testing::{Cable, Input, MemoryDisk};
 
 const MEMORY: u64 = 0x1_0000;
 /// An indirect table.
@@ -79,14 +80,21 @@ fn write_requests(memory: &GuestRam, at: &Addresses, input: &mut Input<'_>) {
 }
 
 fn device(choice: u8) -> Arc<dyn VirtioDevice> {
-    match choice % 4 {
+    match choice % 6 {
         0 => Rng::new(),
         1 => Blk::new(MemoryDisk::new(0x8000, true), 1, "read-only"),
+        2 | 3 => {
+            let cable = Cable::new();
+            for len in [0, 60, 700, 5000, 1, 65_534, 300] {
+                cable.put(&vec![len as u8; len], Offload { valid: len % 2 == 0, ..Offload::default() });
+            }
+            Arc::new(Card(Net::new(cable, [2; 6], 1500)))
+        }
         _ => Blk::new(MemoryDisk::new(0x8000, false), 1, "disk"),
     }
 }
 
-/// Serves whatever chains the bytes make, on a block or entropy device, until the ring ends or breaks.
+/// Serves whatever chains the bytes make, on a block, network or entropy device, until the ring ends or breaks.
 ///
 /// # Panics
 /// When the host gives no memory; and on a finding.
@@ -94,7 +102,8 @@ fn device(choice: u8) -> Arc<dyn VirtioDevice> {
 pub fn fuzz_queue(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let memory = GuestRam::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).expect("a little memory");
-    let device = device(input.byte());
+    let choice = input.byte();
+    let (device, queue) = (device(choice), if choice % 6 == 3 { u16::from(choice / 6 % 3) } else { 0 });
     let size = 1 << (input.byte() % 9);
     let spread = input.byte();
     let at = match spread & 1 {
@@ -119,23 +128,31 @@ pub fn fuzz_queue(bytes: &[u8]) {
     }
     let progress = Progress { next_available: 0, next_used: input.u16() };
     let Some(mut ring) = Ring::new(memory, (256, size), &at, progress, event_index) else { return };
-    serve(&mut ring, device.as_ref(), features);
+    serve(&mut ring, device.handler(queue, features).as_mut());
 }
 
-fn serve(ring: &mut Ring, device: &dyn VirtioDevice, features: u64) {
-    let mut handler = device.handler(0, features);
+fn serve(ring: &mut Ring, handler: &mut dyn QueueHandler) {
     for _ in 0..MOST_CHAINS {
-        let Ok(Some(mut chain)) = ring.next() else { return };
-        let (head, room) = (chain.head, chain.writable.len());
+        let gathered = match handler.need() {
+            Need::Chain => ring.next().map(|next| next.map_or(Gathered::Short(0), Gathered::Chain)),
+            Need::Room(room) => ring.gather(room),
+            Need::Input(_) => return,
+        };
+        let mut chain = match gathered {
+            Ok(Gathered::Chain(chain)) => chain,
+            Ok(Gathered::Short(_)) | Err(_) => return,
+        };
+        let room = chain.writable.len();
         let outcome = handler.handle(&mut chain);
-        drop(chain);
+        let heads = chain.heads;
         match outcome {
             Ok(Outcome::Done(written)) => {
                 assert!(u64::from(written) <= room, "{written} bytes written into {room}");
-                if ring.complete(head, written).is_err() || ring.listen().is_err() {
+                if ring.complete(&heads, written).is_err() || ring.listen().is_err() {
                     return;
                 }
             }
+            Ok(Outcome::Kept) => ring.put_back(heads.count()),
             Ok(_) | Err(_) => return,
         }
     }

@@ -3,7 +3,7 @@
 //! Source: Virtual I/O Device (VIRTIO) 1.2. No legacy interface, no packed ring, no queue reset.
 //!
 //! ```text
-//!   driver ── BAR ──▶ transport::VirtioPci ── handler() ──▶ device (blk, rng, console)
+//!   driver ── BAR ──▶ transport::VirtioPci ── handler() ──▶ device (blk, net, rng, …)
 //!                        │ activate / pause                    │
 //!                        ▼                                     ▼
 //!                     worker::Worker: one thread per queue, with ring, kick, call and handler, nothing else
@@ -20,6 +20,7 @@ mod device;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
 mod interrupt;
+pub mod net;
 mod ring;
 pub mod rng;
 #[cfg(test)]
@@ -28,5 +29,5 @@ mod transport;
 mod worker;
 
 pub use chain::{Broken, Chain, Segments};
-pub use device::{DeviceType, Outcome, QueueHandler, VirtioDevice};
+pub use device::{DeviceType, Need, Outcome, QueueHandler, VirtioDevice};
 pub use transport::{Numbers, Resources, VirtioPci};

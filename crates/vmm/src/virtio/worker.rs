@@ -13,9 +13,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::chain::Broken;
-use super::device::{Outcome, QueueHandler};
+use super::device::{Need, Outcome, QueueHandler};
 use super::interrupt::Call;
-use super::ring::Ring;
+use super::ring::{Gathered, Ring};
 use crate::thread::{Role, spawn};
 
 /// What a worker works with.
@@ -96,26 +96,44 @@ impl Parts {
     fn serve(&mut self, stop: &Stop) -> Result<Wait, Broken> {
         loop {
             self.ring.hush()?;
+            let mut short = 0;
             while !stop.wanted.load(Ordering::Acquire) {
-                let (head, outcome) = match self.ring.next()? {
-                    Some(mut chain) => (chain.head, self.handler.handle(&mut chain)?),
-                    None => break,
+                let gathered = match self.handler.need() {
+                    Need::Chain => self.ring.next()?.map_or(Gathered::Short(0), Gathered::Chain),
+                    Need::Room(room) => self.ring.gather(room)?,
+                    Need::Input(fd) => return Ok(Wait::Readable(fd)),
                 };
+                let mut chain = match gathered {
+                    Gathered::Chain(chain) => chain,
+                    Gathered::Short(count) => {
+                        short = count;
+                        break;
+                    }
+                };
+                let outcome = self.handler.handle(&mut chain)?;
+                let heads = chain.heads;
                 let wait = match outcome {
                     Outcome::Done(written) => {
-                        if self.ring.complete(head, written)? {
+                        if self.ring.complete(&heads, written)? {
                             self.call.signal();
                         }
+                        continue;
+                    }
+                    Outcome::Kept => {
+                        self.ring.put_back(heads.count());
                         continue;
                     }
                     Outcome::Readable(fd) => Wait::Readable(fd),
                     Outcome::Writable(fd) => Wait::Writable(fd),
                     Outcome::Ended => Wait::Kick,
                 };
-                self.ring.put_back();
+                self.ring.put_back(heads.count());
                 return Ok(wait);
             }
-            if stop.wanted.load(Ordering::Acquire) || !self.ring.listen()? {
+            // The driver kicks for what comes behind the chains that were looked at, so they are put back after this.
+            let rests = stop.wanted.load(Ordering::Acquire) || !self.ring.listen()?;
+            self.ring.put_back(short);
+            if rests {
                 return Ok(Wait::Kick);
             }
         }

@@ -3,5 +3,6 @@
 mod blk;
 mod broken;
 mod console;
+mod net;
 mod rng;
 mod transport;
