@@ -11,6 +11,7 @@ pub mod host;
 pub mod install;
 pub mod machine;
 pub mod media;
+pub mod network;
 pub mod os;
 pub mod plan;
 pub mod runner;

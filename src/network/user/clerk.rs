@@ -1,0 +1,151 @@
+//! The network's own thread: forwarded ports, name servers' answers, and what is due at some time. It sleeps otherwise.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kiln_vmm::thread::spawn;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::addresses::{GATEWAY, GUEST};
+use super::{Shared, packet, pipe};
+use crate::network::Forward;
+
+/// How often a guest with IPv6 is told of its router: three times in its lifetime there.
+const ADVERTISE: Duration = Duration::from_secs(600);
+/// How often an engine without connections is looked at, and how long it stays.
+const LOOK: Duration = Duration::from_secs(30);
+/// Datagrams of one forward that are moved before others have their turn.
+const TURN: usize = 64;
+
+pub(super) struct Clerk {
+    shared: Arc<Shared>,
+    tcp: Vec<(TcpListener, u16)>,
+    udp: Vec<(Arc<UdpSocket>, u16)>,
+    next_advertisement: Option<Instant>,
+    next_look: Option<Instant>,
+    /// The engine had no connections at the last look.
+    was_idle: bool,
+}
+
+impl Clerk {
+    pub(super) fn new(shared: Arc<Shared>, forwards: Vec<Forward>) -> io::Result<Self> {
+        let (mut tcp, mut udp) = (Vec::new(), Vec::new());
+        for forward in forwards {
+            match forward {
+                Forward::Tcp(listener, port) => {
+                    listener.set_nonblocking(true)?;
+                    tcp.push((listener, port));
+                }
+                Forward::Udp(socket, port) => {
+                    socket.set_nonblocking(true)?;
+                    udp.push((Arc::new(socket), port));
+                }
+            }
+        }
+        Ok(Self { shared, tcp, udp, next_advertisement: None, next_look: None, was_idle: false })
+    }
+
+    pub(super) fn work(mut self) {
+        while !self.shared.ended.load(Ordering::Acquire) {
+            self.wait();
+            let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
+            for packet in self.shared.relay.look(Instant::now()) {
+                self.shared.put_pieces(packet);
+            }
+            self.tcp.iter().for_each(|(listener, port)| self.let_in(listener, *port));
+            self.udp.iter().for_each(|(socket, port)| self.pass_on(socket, *port));
+            self.keep_time(Instant::now());
+        }
+    }
+
+    fn wait(&self) {
+        let queries = self.shared.relay.sockets();
+        let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
+        fds.extend(self.tcp.iter().map(|(listener, _)| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
+        fds.extend(self.udp.iter().map(|(socket, _)| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
+        fds.extend(queries.iter().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
+        let due = [self.shared.relay.deadline(), self.next_advertisement, self.next_look];
+        let left = due.into_iter().flatten().min().map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        // A failed poll (a signal) is as good as a wake-up: everything is looked at.
+        let _ = poll(&mut fds, timeout.as_ref());
+    }
+
+    fn keep_time(&mut self, now: Instant) {
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if !self.shared.wants_router.load(Ordering::Acquire) {
+            self.next_advertisement = None;
+        } else if self.next_advertisement.is_none() || is_due(self.next_advertisement) {
+            // The first one answered a question.
+            if self.next_advertisement.is_some() {
+                self.shared.advertise_router();
+            }
+            self.next_advertisement = Some(now + ADVERTISE);
+        }
+        if self.next_look.is_none() || is_due(self.next_look) {
+            self.look(now);
+        }
+    }
+
+    // An engine that has had no connections for a while goes, and its threads with it.
+    fn look(&mut self, now: Instant) {
+        if !self.shared.engine.is_running() {
+            (self.next_look, self.was_idle) = (None, false);
+            return;
+        }
+        let mut flows = self.shared.flows.lock();
+        flows.expire(now);
+        let idle = flows.is_empty();
+        drop(flows);
+        if idle && self.was_idle {
+            self.shared.engine.stop();
+        }
+        (self.next_look, self.was_idle) = (Some(now + LOOK), idle);
+    }
+
+    fn let_in(&self, listener: &TcpListener, port: u16) {
+        while let Ok((stream, _)) = listener.accept() {
+            if self.shared.flows.lock().is_full(Instant::now()) {
+                pipe::reset(&stream);
+                continue;
+            }
+            let shared = self.shared.clone();
+            let served = spawn(self.shared.role, move || shared.join_guest(stream, port));
+            if let Err(error) = served {
+                log::warn!("a connection to a forwarded port can't be served: {error}");
+            }
+        }
+    }
+
+    fn pass_on(&self, socket: &Arc<UdpSocket>, port: u16) {
+        let mut bytes = vec![0; 65535];
+        for _ in 0..TURN {
+            let Ok((len, peer)) = socket.recv_from(&mut bytes) else { return };
+            let Some(data) = bytes.get(..len) else { return };
+            if let Some(own) = self.shared.peers.port(socket, peer, port, Instant::now()) {
+                let at = |address: Ipv4Addr, port| SocketAddr::new(address.into(), port);
+                self.shared.put_pieces(packet::udp(at(GATEWAY, own), at(GUEST, port), data));
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn join_guest(&self, stream: TcpStream, port: u16) {
+        self.wake();
+        match self.engine.dial(port) {
+            Ok(guest) => {
+                let _ = stream.set_nonblocking(false);
+                if let Err(error) = pipe::join(self.role, &guest, stream) {
+                    log::warn!("a connection to a forwarded port can't be served: {error}");
+                }
+            }
+            // As the guest does: refused.
+            Err(_) => pipe::reset(&stream),
+        }
+    }
+}

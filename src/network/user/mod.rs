@@ -1,0 +1,437 @@
+//! The user-mode network: a guest reaches what its user reaches, by sockets of this process, and nobody is root.
+//!
+//! ```text
+//!   card ── send ──▶ link.rs (ARP, neighbours, routers, echoes), dhcp.rs, dns.rs      answered here
+//!                    addresses.rs, flows.rs ──▶ engine.rs (pktkit) ── sockets of the host
+//!   card ◀─ receive ─ queue.rs ◀── deliver ──┘
+//!   clerk.rs: one thread for what comes from the host's side: forwarded ports, name servers' answers, time
+//! ```
+//!
+//! The guest is 10.0.2.15, the gateway .2, the name server .3; with IPv6 the gateway's router advertisements say the
+//! rest. One card has one network: machines on user mode don't see each other.
+
+mod addresses;
+mod clerk;
+mod dhcp;
+mod dns;
+mod engine;
+mod flows;
+mod forwards;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
+mod link;
+mod packet;
+mod pipe;
+mod queue;
+mod stations;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use kiln_vmm::thread::{Role, spawn};
+use kiln_vmm::virtio::net::{ETHERNET, Mac, Network, Offload, Received, Takes};
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, eventfd};
+
+use self::addresses::*;
+use self::dhcp::Dhcp;
+use self::dns::Relay;
+pub use self::dns::resolvers;
+use self::engine::{Engine, Reach, To, User};
+use self::flows::{Flows, Key, Way};
+use self::forwards::Peers;
+use self::link::Unreachable;
+use self::packet::{ICMP, ICMP6, Packet, Side, TCP, UDP};
+use self::pipe::Stream;
+use self::queue::Queue;
+use self::stations::Stations;
+use super::{Lease, Protocol, Settings};
+
+/// Connections to the name server at once.
+const MOST_DNS: usize = 16;
+
+/// A network for one card. It ends when it is dropped.
+pub struct UserNetwork {
+    shared: Arc<Shared>,
+    clerk: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    role: Role,
+    mtu: u16,
+    loopback: bool,
+    queue: Queue,
+    stations: Stations,
+    dhcp: Mutex<Dhcp>,
+    flows: Mutex<Flows>,
+    relay: Relay,
+    peers: Peers,
+    engine: Engine,
+    /// Connections to the name server.
+    dns_streams: AtomicUsize,
+    /// The guest has asked for a router, so it is told again now and then.
+    wants_router: AtomicBool,
+    /// Wakes the clerk, who may have to end.
+    wake: OwnedFd,
+    ended: AtomicBool,
+}
+
+impl UserNetwork {
+    /// Makes a network; its thread serves the forwards from now on.
+    ///
+    /// # Errors
+    /// When the host has no descriptor or thread left.
+    pub fn start(settings: Settings) -> io::Result<Arc<Self>> {
+        let Settings { number, label, machine, mac, mtu, flows, outside, host_loopback, resolvers, forwards } =
+            settings;
+        let reach = Reach { outside, loopback: host_loopback };
+        let (queue, wake) = (Queue::new()?, eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let shared = Arc::new_cyclic(|me: &Weak<Shared>| Shared {
+            role: Role::Network(number),
+            mtu,
+            loopback: host_loopback,
+            queue,
+            stations: Stations::new(mac),
+            dhcp: Mutex::new(Dhcp::new(mac, mtu, &machine)),
+            flows: Mutex::new(Flows::new(&label, flows)),
+            relay: Relay::new(&label, resolvers, mtu),
+            peers: Peers::new(),
+            engine: Engine::new(&label, mtu, reach, me.clone()),
+            dns_streams: AtomicUsize::new(0),
+            wants_router: AtomicBool::new(false),
+            wake,
+            ended: AtomicBool::new(false),
+        });
+        let clerk = clerk::Clerk::new(shared.clone(), forwards)?;
+        let clerk = spawn(shared.role, move || clerk.work())?;
+        Ok(Arc::new(Self { shared, clerk: Some(clerk) }))
+    }
+
+    /// Addresses that DHCP has given.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.shared.dhcp.lock().leases(Instant::now())
+    }
+}
+
+impl Drop for UserNetwork {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.wake();
+        if let Some(clerk) = self.clerk.take() {
+            let _ = clerk.join();
+        }
+        self.shared.engine.stop();
+    }
+}
+
+impl Network for UserNetwork {
+    fn begin(&self, _takes: Takes) {
+        // Another system, or the same one again: it knows nothing of earlier connections.
+        self.shared.engine.stop();
+        self.shared.flows.lock().clear();
+        self.shared.queue.clear();
+        self.shared.wants_router.store(false, Ordering::Release);
+    }
+
+    fn send(&self, frame: &mut [u8], offload: Offload) -> bool {
+        if let Some(partial) = offload.checksum {
+            partial.fill(frame);
+        }
+        self.shared.frame(frame)
+    }
+
+    fn receive(&self) -> Option<Received> {
+        self.shared.queue.take()
+    }
+
+    fn waiting(&self) -> Arc<OwnedFd> {
+        self.shared.queue.event()
+    }
+
+    fn lost(&self) -> u64 {
+        self.shared.queue.lost()
+    }
+}
+
+impl Shared {
+    fn wake(&self) {
+        // It only refuses when its count is full, and then the clerk is awake anyhow.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    // Takes a frame of the guest's. Says whether it was of use.
+    fn frame(&self, frame: &mut [u8]) -> bool {
+        let Some((mac, kind, _)) = packet::open_frame(frame) else { return false };
+        let Some(payload) = frame.get_mut(ETHERNET..) else { return false };
+        match kind {
+            packet::TYPE_ARP => self.arp(payload),
+            packet::TYPE_IPV4 | packet::TYPE_IPV6 => self.packet(mac, kind, payload),
+            _ => false,
+        }
+    }
+
+    fn arp(&self, message: &[u8]) -> bool {
+        let Some(arp) = link::arp(message) else { return false };
+        let (address, mac) = arp.sender;
+        if is_guests(address.into()) {
+            self.stations.learn(address.into(), mac);
+        }
+        if let Some(answer) = arp.answer {
+            self.put(answer);
+        }
+        true
+    }
+
+    fn packet(&self, mac: Mac, kind: u16, bytes: &mut [u8]) -> bool {
+        let Some(packet) = Packet::read(bytes) else { return false };
+        if packet.source.is_ipv4() != (kind == packet::TYPE_IPV4) {
+            return false;
+        }
+        if is_guests(packet.source) {
+            self.stations.learn(packet.source, mac);
+        } else if !is_starting(packet.source) {
+            // Answers could not find their way back.
+            return false;
+        }
+        if packet.protocol == UDP && packet.ports().is_some_and(|(_, to)| to == dhcp::SERVER) && packet.source.is_ipv4()
+        {
+            return self.ask_dhcp(mac, &packet);
+        }
+        match (packet.protocol, whose(packet.destination)) {
+            (ICMP6, _) if self.discovery(mac, &packet) => true,
+            (ICMP | ICMP6, Whose::Gateway | Whose::Dns) => self.answer(mac, link::echo(&packet)),
+            _ if !is_guests(packet.source) => false,
+            (TCP, whose) => self.tcp(bytes, whose),
+            (UDP, whose) => self.udp(mac, bytes, whose),
+            _ => false,
+        }
+    }
+
+    fn ask_dhcp(&self, mac: Mac, packet: &Packet<'_>) -> bool {
+        let is_to_us = matches!(whose(packet.destination), Whose::Gateway | Whose::Group);
+        let Some(message) = packet.datagram().filter(|_| is_to_us) else { return false };
+        let answer = self.dhcp.lock().answer(message, Instant::now());
+        if let Some(answer) = answer {
+            self.put_packet(mac, &answer);
+        }
+        true
+    }
+
+    fn discovery(&self, mac: Mac, packet: &Packet<'_>) -> bool {
+        if link::solicits_router(packet) && !self.wants_router.swap(true, Ordering::AcqRel) {
+            self.wake();
+        }
+        match link::discovery(packet, self.mtu) {
+            Some(answer) => {
+                self.put_packet(mac, &answer);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn answer(&self, mac: Mac, answer: Option<Vec<u8>>) -> bool {
+        let is_there = answer.is_some();
+        for piece in answer.into_iter().flat_map(|answer| engine::pieces(answer, self.mtu)) {
+            self.put_packet(mac, &piece);
+        }
+        is_there
+    }
+
+    fn tcp(&self, bytes: &mut [u8], whose: Whose) -> bool {
+        let Some(packet) = Packet::read(bytes) else { return false };
+        // TCP finds out how much fits; only what wants to get around a look at its ports comes in parts.
+        let Some(key) = key(Protocol::Tcp, &packet, Way::FromGuest) else { return false };
+        let (flags, now) = (packet.flags(), Instant::now());
+        if matches!(whose, Whose::Neighbour | Whose::Group) {
+            return false;
+        }
+        let mut flows = self.flows.lock();
+        let inward = flows.is_inward(&key);
+        // What is refused anyway needs no room.
+        let opens = matches!(whose, Whose::Outside)
+            || self.is_loopback(whose)
+            || whose == Whose::Dns && key.other.port() == dns::PORT;
+        if (opens || inward) && !flows.note(key, flags, Way::FromGuest, now) {
+            return false;
+        }
+        drop(flows);
+        if inward {
+            return self.engine.send(bytes, To::Inward);
+        }
+        if self.is_loopback(whose) {
+            packet::readdress(bytes, Side::Destination, loopback_of(key.other.ip()));
+        } else if is_loopback(key.other.ip()) {
+            // The engine lets the loopback through, for the gateway; nobody else gets there.
+            return false;
+        }
+        self.engine.send(bytes, To::Outside)
+    }
+
+    fn udp(&self, mac: Mac, bytes: &mut [u8], whose: Whose) -> bool {
+        let Some(packet) = Packet::read(bytes) else { return false };
+        let now = Instant::now();
+        match whose {
+            Whose::Dns | Whose::Gateway if packet.fragment => false,
+            Whose::Dns => self.ask_dns(mac, bytes, &packet, now),
+            Whose::Gateway => self.udp_to_gateway(mac, bytes, now),
+            Whose::Outside => self.datagram(bytes, now),
+            Whose::Forbidden => self.answer(mac, Some(link::unreachable(bytes, &packet, Unreachable::Prohibited))),
+            Whose::Neighbour | Whose::Group => false,
+        }
+    }
+
+    fn ask_dns(&self, mac: Mac, bytes: &[u8], packet: &Packet<'_>, now: Instant) -> bool {
+        let Some((from, to)) = packet.ports() else { return false };
+        let Some(message) = packet.datagram().filter(|_| to == dns::PORT) else {
+            return self.answer(mac, Some(link::unreachable(bytes, packet, Unreachable::Port)));
+        };
+        let (guest, server) = (SocketAddr::new(packet.source, from), SocketAddr::new(packet.destination, to));
+        match self.relay.ask(guest, server, message, now) {
+            Some(answer) => self.put_packet(mac, &answer),
+            None => self.wake(),
+        }
+        true
+    }
+
+    fn udp_to_gateway(&self, mac: Mac, bytes: &mut [u8], now: Instant) -> bool {
+        let Some(packet) = Packet::read(bytes) else { return false };
+        let Some((from, to)) = packet.ports() else { return false };
+        let is_answer = packet.destination == IpAddr::V4(GATEWAY) && packet.source == IpAddr::V4(GUEST);
+        if is_answer && packet.datagram().is_some_and(|data| self.peers.answer(to, from, data, now)) {
+            return true;
+        }
+        if !self.loopback {
+            return self.answer(mac, Some(link::unreachable(bytes, &packet, Unreachable::Port)));
+        }
+        let Some(key) = key(Protocol::Udp, &packet, Way::FromGuest) else { return false };
+        if !self.flows.lock().note(key, 0, Way::FromGuest, now) {
+            return false;
+        }
+        packet::readdress(bytes, Side::Destination, loopback_of(key.other.ip()));
+        self.engine.send(bytes, To::Outside)
+    }
+
+    fn datagram(&self, bytes: &[u8], now: Instant) -> bool {
+        let Some(packet) = Packet::read(bytes) else { return false };
+        // Parts of datagrams belong to flows that their first part can't be known by; the engine has a limit of its own.
+        let may = match key(Protocol::Udp, &packet, Way::FromGuest) {
+            Some(key) => self.flows.lock().note(key, 0, Way::FromGuest, now),
+            None => packet.fragment,
+        };
+        may && self.engine.send(bytes, To::Outside)
+    }
+
+    // Whether a destination is the host's loopback.
+    fn is_loopback(&self, whose: Whose) -> bool {
+        self.loopback && whose == Whose::Gateway
+    }
+
+    /// A frame for the guest.
+    fn put(&self, bytes: Vec<u8>) {
+        self.queue.put(Received { bytes, offload: Offload { valid: true, ..Offload::default() } });
+    }
+
+    /// A packet for a station of the guest's.
+    fn put_packet(&self, mac: Mac, packet: &[u8]) {
+        let kind =
+            if packet.first().is_some_and(|first| first >> 4 == 6) { packet::TYPE_IPV6 } else { packet::TYPE_IPV4 };
+        self.put(packet::frame(mac, HOST_MAC, kind, packet));
+    }
+
+    /// A packet that this side has made, cut to the link's size.
+    fn put_pieces(&self, packet: Vec<u8>) {
+        for piece in engine::pieces(packet, self.mtu) {
+            if let Some(to) = Packet::read(&piece).map(|packet| packet.destination) {
+                self.put_packet(self.stations.mac(to), &piece);
+            }
+        }
+    }
+
+    fn advertise_router(&self) {
+        self.put_packet(EVERYBODY, &link::advertisement(Ipv6Addr::UNSPECIFIED, self.mtu));
+    }
+}
+
+impl User for Shared {
+    fn deliver(&self, bytes: &[u8]) {
+        let Some(packet) = Packet::read(bytes) else { return };
+        let mac = self.stations.mac(packet.destination);
+        let from_loopback = is_loopback(packet.source);
+        let kind = if packet.source.is_ipv4() { packet::TYPE_IPV4 } else { packet::TYPE_IPV6 };
+        let mut frame = packet::frame(mac, HOST_MAC, kind, bytes);
+        let Some(inner) = frame.get_mut(ETHERNET..) else { return };
+        if from_loopback {
+            packet::readdress(inner, Side::Source, gateway_of(packet.source));
+        }
+        let Some(packet) = Packet::read(inner) else { return };
+        let protocol = if packet.protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
+        if let Some(key) = key(protocol, &packet, Way::ToGuest)
+            && !self.flows.lock().note(
+                key,
+                if protocol == Protocol::Tcp { packet.flags() } else { 0 },
+                Way::ToGuest,
+                Instant::now(),
+            )
+        {
+            return;
+        }
+        self.put(frame);
+    }
+
+    fn asks_by_tcp(self: Arc<Self>, stream: Arc<dyn Stream>) {
+        let (shared, role) = (self.clone(), self.role);
+        let served = match self.dns_streams.fetch_add(1, Ordering::AcqRel) {
+            MOST_DNS.. => Err(io::Error::other("there are too many")),
+            _ => spawn(role, move || {
+                shared.relay.serve(role, &stream);
+                shared.dns_streams.fetch_sub(1, Ordering::AcqRel);
+            }),
+        };
+        if let Err(error) = served {
+            self.dns_streams.fetch_sub(1, Ordering::AcqRel);
+            log::warn!("a connection to the name server can't be served: {error}");
+        }
+    }
+
+    fn started(&self) {
+        // The clerk looks at it from now on.
+        self.wake();
+    }
+}
+
+/// Addresses that a station has before it has been given one (RFC 2131, 4.1; RFC 4861).
+fn is_starting(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_unspecified(),
+        IpAddr::V6(address) => address.is_unspecified() || address.is_unicast_link_local() && address != ROUTER6,
+    }
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+fn loopback_of(address: IpAddr) -> IpAddr {
+    if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
+fn gateway_of(address: IpAddr) -> IpAddr {
+    if address.is_ipv4() { GATEWAY.into() } else { GATEWAY6.into() }
+}
+
+fn key(protocol: Protocol, packet: &Packet<'_>, way: Way) -> Option<Key> {
+    let (from, to) = packet.ports()?;
+    let (source, destination) = (SocketAddr::new(packet.source, from), SocketAddr::new(packet.destination, to));
+    Some(match way {
+        Way::FromGuest => Key { protocol, guest: source, other: destination },
+        Way::ToGuest => Key { protocol, guest: destination, other: source },
+    })
+}
