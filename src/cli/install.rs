@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::suboptions::Suboptions;
-use super::{print, size, suggest};
+use super::{network, print, size, suggest};
 use crate::failure::{Failure, Status};
 use crate::install::{self, Afterwards, DiskWish, Source, Watch, Wishes};
 use crate::plan;
@@ -15,7 +15,7 @@ use crate::runner::blueprint::Vnc;
 
 const EXAMPLES: &str = "\
 Examples:
-  kiln install --name web --memory 2G --disk size=20 --network none --location URL-OF-A-DEBIAN-TREE
+  kiln install --name web --memory 2G --disk size=20 --location URL-OF-A-DEBIAN-TREE
   kiln install --name own --memory 512 --disk none --network none --graphics none --import \\
       --boot kernel=vmlinuz,initrd=initrd.img,kernel_args=console=ttyS0";
 
@@ -56,8 +56,9 @@ pub(super) struct Install {
     /// Screen: vnc[,port=][,listen=][,password=][,passwordFile=], or none
     #[arg(long, value_name = "OPTIONS")]
     graphics: Vec<String>,
-    /// Network: none
-    #[arg(short = 'w', long, value_name = "none")]
+    /// A network card, once per card: user, default, network=default or passt, with mac=, mtu.size=, link.state=,
+    /// portForward=[ADDRESS:]PORT[-END][:GUESTPORT][/tcp|udp], …; or none
+    #[arg(short = 'w', long, value_name = "OPTIONS")]
     network: Vec<String>,
     /// What to show while waiting: text (the serial port on standard output) or none
     #[arg(long, value_name = "text|none")]
@@ -104,14 +105,6 @@ impl Install {
 
     fn wishes(self) -> Result<Wishes, Failure> {
         let (vcpus, topology) = vcpus(self.vcpus.as_deref())?;
-        for network in &self.network {
-            if network != "none" {
-                let failure = Failure::new(Status::Usage, format!("not yet: --network {network}"))
-                    .why("kiln has no network for its machines so far")
-                    .advise("Say --network none.");
-                return Err(suggest(failure, network, &["none"]));
-            }
-        }
         let vnc = graphics(&self.graphics, self.template == "small")?;
         let watch = watch(self.autoconsole.as_deref(), self.noautoconsole, vnc.is_none())?;
         let wait = wait(self.wait, self.noautoconsole)?;
@@ -123,6 +116,7 @@ impl Install {
             topology,
             disks: disks(&self.disk, self.nodisks)?,
             source: source(self.location, self.import, self.boot.as_deref(), &self.extra_args)?,
+            networks: network::networks(&self.network)?,
             vnc,
             os: self.osinfo.filter(|os| os != "none"),
             afterwards: Afterwards { watch, wait, start_again: !self.noreboot },

@@ -6,6 +6,7 @@ mod install;
 mod later;
 mod link;
 mod machine;
+mod network;
 pub(crate) mod size;
 mod suboptions;
 

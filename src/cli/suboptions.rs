@@ -23,6 +23,25 @@ impl Suboptions {
         Self { option, pairs }
     }
 
+    /// Gives keys their newer names.
+    pub(super) fn rename(&mut self, names: &[(&str, &str)]) {
+        for (key, _) in &mut self.pairs {
+            if let Some((_, new)) = names.iter().find(|(old, _)| old == key) {
+                *key = (*new).to_owned();
+            }
+        }
+    }
+
+    /// The keys that are left.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.pairs.iter().map(|(key, _)| key.as_str())
+    }
+
+    /// Whether a key, or one below it, is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.keys().any(|k| k.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    }
+
     /// Takes a value out.
     pub(super) fn take(&mut self, key: &str) -> Option<String> {
         let at = self.pairs.iter().position(|(k, _)| k == key)?;

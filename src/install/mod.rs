@@ -5,6 +5,7 @@
 
 mod disk;
 mod finish;
+mod network;
 mod tree;
 mod undo;
 
@@ -19,7 +20,7 @@ use parking_lot::Mutex;
 
 use crate::failure::{Failure, Status};
 use crate::machine::{Store, lock, name, store};
-use crate::plan::{self, Boot, Plan, Step};
+use crate::plan::{self, Boot, NetworkWish, Plan, Step};
 use crate::runner::blueprint::{Blueprint, Vnc};
 use crate::runner::start;
 use undo::{Action, Undo};
@@ -93,6 +94,8 @@ pub struct Wishes {
     pub disks: Vec<DiskWish>,
     /// What boots.
     pub source: Source,
+    /// Network cards.
+    pub networks: Vec<NetworkWish>,
     /// VNC.
     pub vnc: Option<Vnc>,
     /// The system's short name.
@@ -121,6 +124,8 @@ impl Wishes {
             vcpus: self.vcpus,
             topology: self.topology,
             disks: self.disks.iter().map(|d| disk::plan(store, &self.name, d)).collect::<Result<_, _>>()?,
+            cards: network::plan(store, &self.networks)?,
+            host_loopback: self.networks.iter().any(|wish| wish.host_loopback),
             vnc: self.vnc.clone(),
             install: installer,
             boot,

@@ -93,10 +93,22 @@ impl Running {
     /// # Errors
     /// When it refuses, or its process is gone.
     pub fn command(&self, name: &str, file: Option<&File>) -> Result<Value, Failure> {
+        self.give(json!({ "execute": name }), file)
+    }
+
+    /// As [`Running::command`], with arguments.
+    ///
+    /// # Errors
+    /// As [`Running::command`].
+    pub fn command_with(&self, name: &str, arguments: Value) -> Result<Value, Failure> {
+        self.give(json!({ "execute": name, "arguments": arguments }), None)
+    }
+
+    fn give(&self, command: Value, file: Option<&File>) -> Result<Value, Failure> {
         let exchange = || -> io::Result<String> {
             let stream = UnixStream::connect(&self.record.control)?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            let line = format!("{}\n", json!({ "execute": name }));
+            let line = format!("{command}\n");
             send(&stream, line.as_bytes(), file)?;
             let mut answer = String::new();
             BufReader::new(stream).read_line(&mut answer)?;

@@ -8,9 +8,13 @@ mod template;
 use std::path::PathBuf;
 
 use kiln_domain::Domain;
+use kiln_vmm::virtio::net::Mac;
 use serde::Serialize;
 
 use crate::failure::{Failure, Status};
+use crate::network::interface::Range;
+use crate::network::settings::mac_text;
+use crate::network::{Interface, Kind};
 use crate::runner::blueprint::{MOST_CPUS, NAMESPACE, Vnc};
 
 pub use template::{NAMES as TEMPLATES, render};
@@ -46,6 +50,15 @@ pub struct Disk {
     pub make: Option<u64>,
 }
 
+/// A network card as it was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkWish {
+    /// The card; without an address it gets one.
+    pub card: Interface,
+    /// The gateway's address leads to the host's own loopback.
+    pub host_loopback: bool,
+}
+
 /// Everything that is decided about a new machine.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -63,6 +76,10 @@ pub struct Plan {
     pub topology: Option<[u32; 4]>,
     /// Disks.
     pub disks: Vec<Disk>,
+    /// Network cards, each with its address.
+    pub cards: Vec<(Interface, Mac)>,
+    /// Guests reach the host's loopback by the gateway's address.
+    pub host_loopback: bool,
     /// VNC server, and with it a display.
     pub vnc: Option<Vnc>,
     /// What the first boot loads, when it isn't what every boot loads.
@@ -98,6 +115,8 @@ struct View<'a> {
     topology: Option<TopologyView>,
     on_reboot: &'a str,
     disks: Vec<DiskView>,
+    cards: Vec<CardView>,
+    host_loopback: bool,
     ports: usize,
     vnc: Option<&'a Vnc>,
 }
@@ -120,6 +139,28 @@ struct DiskView {
     read_only: bool,
 }
 
+#[derive(Serialize)]
+struct CardView {
+    r#type: &'static str,
+    network: Option<String>,
+    mac: String,
+    target: Option<String>,
+    backend: Option<&'static str>,
+    host_name: Option<String>,
+    boot_order: Option<u32>,
+    mtu: Option<u16>,
+    down: bool,
+    forwards: Vec<ForwardView>,
+    slot: String,
+}
+
+#[derive(Serialize)]
+struct ForwardView {
+    proto: &'static str,
+    address: Option<String>,
+    ranges: Vec<Range>,
+}
+
 impl Plan {
     /// The domain document of a step, without addresses, as `--print-xml` shows it.
     ///
@@ -132,8 +173,10 @@ impl Plan {
         };
         let path = |p: &PathBuf| p.to_string_lossy().into_owned();
         let disks: Vec<DiskView> = self.disks.iter().enumerate().map(|(n, disk)| view(n, disk)).collect();
-        // One root port per PCIe device (disks and the entropy source), and the spare ones.
-        let ports = disks.len() + 1 + SPARE_PORTS;
+        let cards: Vec<CardView> =
+            self.cards.iter().enumerate().map(|(n, (card, mac))| card_view(disks.len() + n, card, mac)).collect();
+        // One root port per PCIe device (disks, network cards and the entropy source), and the spare ones.
+        let ports = disks.len() + cards.len() + 1 + SPARE_PORTS;
         let first = step == Step::Install && self.install.is_some();
         let values = minijinja::Value::from(minijinja::value::Serde(View {
             name: &self.name,
@@ -154,6 +197,8 @@ impl Plan {
             }),
             on_reboot: if first { "destroy" } else { "restart" },
             disks,
+            cards,
+            host_loopback: self.host_loopback,
             ports,
             vnc: self.vnc.as_ref(),
         }));
@@ -173,6 +218,32 @@ fn view(number: usize, disk: &Disk) -> DiskView {
         target: format!("vd{}", letters(number)),
         slot: format!("{:#04x}", number + 2),
         read_only: disk.read_only,
+    }
+}
+
+fn card_view(number: usize, card: &Interface, mac: &Mac) -> CardView {
+    let (kind, network) = card.told();
+    let forwards = card.forwards.iter().map(|forward| ForwardView {
+        proto: forward.protocol.name(),
+        address: forward.address.map(|address| address.to_string()),
+        ranges: forward.ranges.clone(),
+    });
+    CardView {
+        r#type: kind,
+        network,
+        mac: mac_text(mac),
+        target: card.target.clone(),
+        // libvirt takes forwards and a host name with passt alone.
+        backend: match card.kind {
+            Kind::User { passt } if passt || !card.forwards.is_empty() || card.host_name.is_some() => Some("passt"),
+            _ => None,
+        },
+        host_name: card.host_name.clone(),
+        boot_order: card.boot_order,
+        mtu: card.mtu,
+        down: !card.link,
+        forwards: forwards.collect(),
+        slot: format!("{:#04x}", number + 2),
     }
 }
 
@@ -236,6 +307,8 @@ mod tests {
             vcpus: 2,
             topology: None,
             disks: vec![Disk { path: "/d/<x>.img".into(), is_block: false, read_only: true, make: None }],
+            cards: vec![],
+            host_loopback: false,
             vnc: Some(Vnc { listen: "127.0.0.1".into(), port: None, password: None }),
             install: Some(Boot { kernel: "/k".into(), initrd: Some("/i".into()), cmdline: "a=\"b c\"".into() }),
             boot: None,

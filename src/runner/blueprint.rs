@@ -9,9 +9,12 @@ use kiln_domain::address::{self, PciAddress};
 use kiln_domain::domain::{Action, Topology};
 use kiln_domain::xml::Element;
 use kiln_domain::{Domain, DomainError};
+use kiln_vmm::virtio::net::Mac;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Status};
+use crate::network::Interface;
+use crate::network::settings::{MTU, mac_text};
 
 /// Most processors of a machine.
 pub const MOST_CPUS: u32 = kiln_vmm::config::MAX_VCPUS;
@@ -35,6 +38,10 @@ pub struct Blueprint {
     pub cmdline: String,
     /// Disks, in the document's order.
     pub disks: Vec<Disk>,
+    /// Network cards, in the document's order.
+    pub cards: Vec<Card>,
+    /// Guests reach the host's loopback by the gateway's address.
+    pub host_loopback: bool,
     /// Root ports: the index that is their bus in addresses, and their place.
     pub ports: Vec<(u8, PciAddress)>,
     /// Entropy devices.
@@ -59,6 +66,24 @@ pub struct Blueprint {
     pub on_crash: Action,
     /// What is left out or stood in for, a line each.
     pub warnings: Vec<String>,
+}
+
+/// A virtio network card.
+#[derive(Debug, Clone)]
+pub struct Card {
+    /// What the definition says.
+    pub interface: Interface,
+    /// Its MAC address.
+    pub mac: Mac,
+    /// Place.
+    pub address: PciAddress,
+}
+
+impl Card {
+    /// Longest packet in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.interface.mtu.unwrap_or(MTU)
+    }
 }
 
 /// A virtio disk.
@@ -125,6 +150,8 @@ impl Blueprint {
             initrd: domain.text("os/initrd").filter(|i| !i.is_empty()).map(PathBuf::from),
             cmdline: domain.text("os/cmdline").unwrap_or_default(),
             disks: vec![],
+            cards: vec![],
+            host_loopback: mark(root, "host-loopback") == Some("yes"),
             ports: vec![],
             rngs: vec![],
             consoles: vec![],
@@ -151,8 +178,7 @@ impl Blueprint {
         match device.name() {
             "disk" => self.disk(device),
             "controller" => self.controller(device),
-            "interface" => Err(refuse("the machine has a network card (<interface>), which kiln can't run yet")
-                .advise("Use --network none for now.")),
+            "interface" => self.card(device),
             "rng" => place(device).map(|at| self.rngs.extend(at)),
             "video" => self.video(device),
             "graphics" => self.graphics(device),
@@ -209,6 +235,19 @@ impl Blueprint {
             shareable: device.find("shareable").is_some(),
             serial,
         });
+        Ok(())
+    }
+
+    fn card(&mut self, device: &Element) -> Result<(), Failure> {
+        let interface = Interface::read(device, &mut self.warnings)?;
+        let address = place(device)?.ok_or_else(|| no_address(device))?;
+        let mac = interface.mac.ok_or_else(|| {
+            refuse("a network card of the definition has no MAC address").advise("Add one: <mac address='52:54:00:…'/>")
+        })?;
+        if self.cards.iter().any(|card| card.mac == mac) {
+            return Err(refuse(format!("two network cards have the MAC address {}", mac_text(&mac))));
+        }
+        self.cards.push(Card { interface, mac, address });
         Ok(())
     }
 
@@ -327,8 +366,12 @@ pub const METADATA: &str = "kiln:machine";
 pub const NAMESPACE: &str = "https://kiln.invalid/domain/1";
 
 fn is_minimal(root: &Element) -> bool {
-    let mark = root.find("metadata").and_then(|m| m.find(METADATA));
-    mark.and_then(|m| m.attribute("legacy")) == Some("minimal")
+    mark(root, "legacy") == Some("minimal")
+}
+
+// An attribute of kiln's own metadata.
+fn mark<'a>(root: &'a Element, name: &str) -> Option<&'a str> {
+    root.find("metadata")?.find(METADATA)?.attribute(name)
 }
 
 fn check_type(domain: &Domain) -> Result<(), Failure> {

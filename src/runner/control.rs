@@ -35,6 +35,10 @@ pub(super) trait Subject: Send + Sync {
     fn resume(&self);
     /// Presses the power button.
     fn press_power_button(&self);
+    /// The network cards: names, addresses, counts, leases.
+    fn cards(&self) -> Value;
+    /// Plugs a card's cable in or out.
+    fn set_link(&self, card: &str, up: bool) -> Result<(), String>;
     /// Writes the screen as PNG.
     fn screenshot(&self, to: OwnedFd) -> Result<(), String>;
 }
@@ -146,6 +150,14 @@ impl Client {
             "system_powerdown" => subject.press_power_button(),
             "system_reset" => tell(Wake::Reset),
             "quit" => tell(Wake::Quit),
+            "kiln-cards" => return Ok(subject.cards()),
+            "set_link" => {
+                let words = &command["arguments"];
+                let (Some(card), Some(up)) = (words["name"].as_str(), words["up"].as_bool()) else {
+                    return Err(("GenericError", "the arguments 'name' and 'up' are expected".into()));
+                };
+                subject.set_link(card, up).map_err(|why| ("DeviceNotFound", why))?;
+            }
             "kiln-screenshot" => {
                 let file = self.files.pop_front();
                 let file = file.ok_or(("GenericError", "no file came with the command".to_owned()))?;

@@ -1,6 +1,7 @@
 //! From the process that starts a machine to the one that runs it: an order and opened descriptors, over a socket pair.
 //!
-//! The order is JSON behind its length; the descriptors travel with the first byte (unix(7), `SCM_RIGHTS`).
+//! The order is JSON behind its length; the descriptors travel with the first byte (unix(7), `SCM_RIGHTS`), those that
+//! don't fit into one message with bytes behind the order.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::start::Record;
 use crate::failure::{Failure, Status};
 
-/// Most descriptors in one handover (the kernel's SCM_MAX_FD).
+/// Most descriptors in one message (the kernel's SCM_MAX_FD).
 pub const MOST_DESCRIPTORS: usize = 253;
 /// Longest message, for a reader that trusts nobody.
 const LONGEST: u32 = 8 << 20;
@@ -85,20 +86,25 @@ impl Answer {
 /// Sends an order with its descriptors.
 ///
 /// # Errors
-/// When the other side is gone, or there are more than [`MOST_DESCRIPTORS`].
+/// When the other side is gone.
 pub fn send_order(socket: &mut UnixStream, xml: &str, record: &Record, descriptors: &Descriptors) -> io::Result<()> {
-    if descriptors.len() > MOST_DESCRIPTORS {
-        return Err(io::Error::other(format!("more than {MOST_DESCRIPTORS} files for one machine")));
-    }
     let order = Order { xml: xml.into(), record: record.clone(), labels: descriptors.keys().cloned().collect() };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.values().map(AsFd::as_fd).collect();
+    let (first, more) = borrowed.split_at(borrowed.len().min(MOST_DESCRIPTORS));
+    send_descriptors(socket, first)?;
+    send(socket, &order)?;
+    more.chunks(MOST_DESCRIPTORS).try_for_each(|some| send_descriptors(socket, some))
+}
+
+// They travel with a byte of their own.
+fn send_descriptors(socket: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::Error::other("the descriptors don't fit into one message"));
     }
-    sendmsg(&*socket, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
-    send(socket, &order)
+    sendmsg(socket, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
 }
 
 /// Receives an order with its descriptors, all close-on-exec.
@@ -106,26 +112,38 @@ pub fn send_order(socket: &mut UnixStream, xml: &str, record: &Record, descripto
 /// # Errors
 /// When the other side is gone or sends something else.
 pub fn receive_order(socket: &mut UnixStream) -> io::Result<(Order, Descriptors)> {
-    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let got = recvmsg(&*socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    if got.bytes != 1 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let mut received: Vec<OwnedFd> = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            received.extend(descriptors);
-        }
-    }
+    let mut received = receive_descriptors(socket)?;
     let order: Order = receive(socket)?;
+    while received.len() < order.labels.len() {
+        let more = receive_descriptors(socket)?;
+        if more.is_empty() {
+            break;
+        }
+        received.extend(more);
+    }
     if received.len() != order.labels.len() {
         let (told, came) = (order.labels.len(), received.len());
         return Err(io::Error::other(format!("{told} descriptors were announced, {came} came")));
     }
     let descriptors = order.labels.iter().cloned().zip(received).collect();
     Ok((order, descriptors))
+}
+
+fn receive_descriptors(socket: &UnixStream) -> io::Result<Vec<OwnedFd>> {
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let got = recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    if got.bytes != 1 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut received = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            received.extend(descriptors);
+        }
+    }
+    Ok(received)
 }
 
 /// Sends a message.
@@ -167,7 +185,9 @@ mod tests {
         let descriptors = Descriptors::from([("kernel".to_owned(), read), ("disk0".to_owned(), write)]);
         let long = "x".repeat(300_000);
         let control = "/run/control".into();
-        let record = Record { pid: 0, vnc: None, vnc_password: false, console: None, control, transient: false };
+        let network = Default::default();
+        let record =
+            Record { pid: 0, vnc: None, vnc_password: false, console: None, control, network, transient: false };
         let sender = std::thread::spawn(move || send_order(&mut ours, &long, &record, &descriptors));
         let (order, mut got) = receive_order(&mut theirs).unwrap();
         sender.join().unwrap().unwrap();
@@ -179,6 +199,29 @@ mod tests {
         let mut text = String::new();
         read.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hi");
+    }
+
+    #[test]
+    fn more_descriptors_than_fit_into_one_message_arrive_in_their_order() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let mut descriptors = Descriptors::new();
+        for number in 0..MOST_DESCRIPTORS * 2 + 5 {
+            descriptors.insert(format!("{number:04}"), file.try_clone().unwrap().into());
+        }
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        descriptors.insert("last".into(), write);
+        let (control, network) = ("/run/control".into(), Default::default());
+        let record =
+            Record { pid: 0, vnc: None, vnc_password: false, console: None, control, network, transient: false };
+        let sender = std::thread::spawn(move || send_order(&mut ours, "", &record, &descriptors));
+        let (_, mut got) = receive_order(&mut theirs).unwrap();
+        sender.join().unwrap().unwrap();
+        assert_eq!(got.len(), MOST_DESCRIPTORS * 2 + 6);
+        std::fs::File::from(got.remove("last").unwrap()).write_all(b"x").unwrap();
+        let mut byte = [0];
+        std::fs::File::from(read).read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"x");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! ([`handover`]) and opens no path after that.
 
 pub mod blueprint;
+pub mod cards;
 mod console;
 mod control;
 pub mod handover;

@@ -25,8 +25,10 @@ use kiln_vmm::machine::{Event, Machine, Outcome};
 use kiln_vmm::pci::Place;
 use kiln_vmm::thread::{Role, spawn};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::blueprint::{Blueprint, Vnc};
+use super::cards::Cards;
 use super::console::Console;
 use super::control::{self, Subject};
 use super::handover::{self, Answer, Descriptors, Order};
@@ -117,6 +119,7 @@ struct Life {
 
 struct State {
     machine: Arc<Machine>,
+    cards: Cards,
     screen: Option<Arc<Screen>>,
     status: AtomicU8,
 }
@@ -129,11 +132,12 @@ impl Life {
         let understood = Domain::parse(&order.xml)
             .map_err(|e| Failure::new(Status::Failed, "the definition can't be understood").because(&e))?;
         let blueprint = Blueprint::read(&understood)?;
-        let config = config(&blueprint, files)?;
+        let host = |e: io::Error| Failure::new(Status::Failed, "the machine's process can't be set up").because(&e);
+        let cards = Cards::start(&blueprint, &order.record.network, files).map_err(host)?;
+        let config = config(&blueprint, &cards, files)?;
         let (machine, events) = Machine::new(config).map_err(|e| refusal(&e))?;
         let machine = Arc::new(machine);
         let (wake, wakes) = mpsc::channel();
-        let host = |e: io::Error| Failure::new(Status::Failed, "the machine's process can't be set up").because(&e);
         forward(events, wake.clone()).map_err(host)?;
         let console = match (machine.serial(0), files.remove("console")) {
             (Some(serial), Some(listener)) => {
@@ -148,7 +152,7 @@ impl Life {
             }
             _ => None,
         };
-        let state = Arc::new(State { machine: machine.clone(), screen, status: AtomicU8::new(RUNNING) });
+        let state = Arc::new(State { machine: machine.clone(), cards, screen, status: AtomicU8::new(RUNNING) });
         if let Some(listener) = files.remove("control") {
             control::serve(UnixListener::from(listener), state.clone(), wake.clone()).map_err(host)?;
         }
@@ -224,6 +228,14 @@ impl Subject for State {
 
     fn press_power_button(&self) {
         self.machine.press_power_button();
+    }
+
+    fn cards(&self) -> Value {
+        self.cards.told(&self.machine)
+    }
+
+    fn set_link(&self, card: &str, up: bool) -> Result<(), String> {
+        self.cards.set_link(&self.machine, card, up)
     }
 
     fn screenshot(&self, to: OwnedFd) -> Result<(), String> {
@@ -337,7 +349,7 @@ fn file(files: &mut Descriptors, label: &str) -> Result<OwnedFd, Failure> {
     files.remove(label).ok_or_else(|| Failure::new(Status::Failed, format!("the machine's process got no {label}")))
 }
 
-fn config(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Config, Failure> {
+fn config(blueprint: &Blueprint, cards: &Cards, files: &mut Descriptors) -> Result<Config, Failure> {
     let domain::Topology { sockets, dies, cores, threads } = blueprint.cpus;
     let offset = if blueprint.local_time { super::start::local_offset() } else { 0 };
     let legacy = Legacy { rtc: Some(Rtc { offset }), ..Legacy::full() };
@@ -361,7 +373,7 @@ fn config(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Config, Fail
         },
         uuid: blueprint.uuid,
         legacy: Legacy { serials: usize::from(blueprint.serial), ..legacy },
-        pci: devices(blueprint, files)?,
+        pci: devices(blueprint, cards, files)?,
         display,
         actions: Actions {
             poweroff: action(blueprint.on_poweroff),
@@ -392,7 +404,7 @@ fn place(blueprint: &Blueprint, address: PciAddress) -> Result<Place, Failure> {
     }
 }
 
-fn devices(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Vec<PciDevice>, Failure> {
+fn devices(blueprint: &Blueprint, cards: &Cards, files: &mut Descriptors) -> Result<Vec<PciDevice>, Failure> {
     let mut all = Vec::new();
     for (index, port) in &blueprint.ports {
         let multifunction = blueprint.ports.iter().any(|(_, p)| p.slot == port.slot && p.function != 0);
@@ -409,6 +421,13 @@ fn devices(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Vec<PciDevi
         let serial = disk.serial.clone().unwrap_or_default();
         let kind = PciKind::Disk { disk: backend, queues, serial };
         all.push(PciDevice { place: place(blueprint, disk.address)?, kind });
+    }
+    for (number, card) in blueprint.cards.iter().enumerate() {
+        let Some(network) = cards.network(number) else {
+            return Err(Failure::new(Status::Failed, "the machine's process got no network for a card"));
+        };
+        let kind = PciKind::Net { network, mac: card.mac, mtu: card.mtu(), link: card.interface.link };
+        all.push(PciDevice { place: place(blueprint, card.address)?, kind });
     }
     for address in &blueprint.rngs {
         all.push(PciDevice { place: place(blueprint, *address)?, kind: PciKind::Rng });

@@ -16,6 +16,7 @@ use kiln_vmm::probe;
 use serde::{Deserialize, Serialize};
 
 use super::blueprint::{Blueprint, Disk, Vnc};
+use super::cards::{self, Network};
 use super::handover::{self, Answer, Descriptors};
 use crate::failure::{Failure, Status};
 use crate::host::TrialResult;
@@ -40,6 +41,9 @@ pub struct Record {
     pub console: Option<PathBuf>,
     /// Its control socket.
     pub control: PathBuf,
+    /// Its network cards.
+    #[serde(default)]
+    pub network: Network,
     /// Whether the definition goes when it stops.
     #[serde(default)]
     pub transient: bool,
@@ -72,6 +76,7 @@ pub fn rehearse(blueprint: &Blueprint, is_there: impl Fn(&Path) -> bool) -> Resu
     for disk in blueprint.disks.iter().filter(|disk| is_there(&disk.path)) {
         open_disk(disk)?;
     }
+    cards::rehearse(blueprint)?;
     blueprint.vnc.as_ref().map(listen).transpose()?;
     kvm().map(drop)
 }
@@ -114,6 +119,7 @@ impl Opened {
         let vnc = blueprint.vnc.as_ref().map(listen).transpose()?;
         let (vnc, address) = vnc.map_or((None, None), |(l, a)| (Some(l), Some(a)));
         files.extend(vnc.map(|listener| ("vnc".to_owned(), OwnedFd::from(listener))));
+        let network = cards::open(folders, blueprint, &mut files)?;
         files.insert("kvm".into(), kvm()?);
         let (listener, control) = socket(folder, &blueprint.name, "control")?;
         files.insert("control".into(), listener.into());
@@ -131,7 +137,10 @@ impl Opened {
             files.insert(label.into(), file.into());
         }
         let vnc_password = blueprint.vnc.as_ref().is_some_and(|v| v.password.is_some());
-        Ok(Self { files, record: Record { pid: 0, vnc: address, vnc_password, console, control, transient: false } })
+        Ok(Self {
+            files,
+            record: Record { pid: 0, vnc: address, vnc_password, console, control, network, transient: false },
+        })
     }
 }
 
