@@ -52,7 +52,7 @@ fn done(text: &str) -> Result<ExitCode, Failure> {
 }
 
 /// The store, in which the machine is known or at least runs.
-fn known(name: &str) -> Result<Store, Failure> {
+pub(super) fn known(name: &str) -> Result<Store, Failure> {
     let store = Store::here()?;
     name::check(name)?;
     if store.has(name) || is_running(store.folders(), name) { Ok(store) } else { Err(store.unknown(name)) }

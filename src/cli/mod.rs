@@ -1,5 +1,6 @@
 //! The words that the user types. One file per verb or group of verbs.
 
+mod cards;
 pub(crate) mod dashes;
 mod doctor;
 mod install;
@@ -62,6 +63,13 @@ enum Verb {
     Dumpxml(machine::Dump),
     /// Print where a machine's screen is
     Vncdisplay(machine::OneData),
+    Domiflist(cards::List),
+    Domifstat(cards::Statistics),
+    Domifaddr(cards::Addresses),
+    #[command(name = "domif-getlink")]
+    DomifGetlink(cards::GetLink),
+    #[command(name = "domif-setlink")]
+    DomifSetlink(cards::SetLink),
     Screenshot(machine::Screenshot),
     /// Join this terminal to a machine's serial port; Ctrl-] leaves
     Console(machine::One),
@@ -96,6 +104,11 @@ impl Verb {
             Verb::Domuuid(one) => machine::domuuid(&one),
             Verb::Dumpxml(dump) => dump.run(),
             Verb::Vncdisplay(one) => machine::vncdisplay(&one),
+            Verb::Domiflist(list) => list.run(),
+            Verb::Domifstat(statistics) => statistics.run(),
+            Verb::Domifaddr(addresses) => addresses.run(),
+            Verb::DomifGetlink(link) => link.run(),
+            Verb::DomifSetlink(link) => link.run(),
             Verb::Screenshot(screenshot) => screenshot.run(),
             Verb::Console(one) => machine::console(&one),
             Verb::View(one) => machine::view(&one),

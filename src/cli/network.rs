@@ -88,8 +88,9 @@ fn usage(text: &str, failure: Failure) -> Failure {
 fn network(text: &str) -> Result<NetworkWish, Failure> {
     let mut options = Suboptions::parse("--network", Some("type"), text);
     options.rename(ALIASES);
-    if let Some((key, why)) = REFUSED.iter().find(|(key, _)| options.has(key)) {
-        return Err(Failure::new(Status::Usage, format!("not yet: --network {key}=")).why(*why));
+    if let Some((key, why)) = REFUSED.iter().find_map(|(key, why)| Some((options.below(key)?, why))) {
+        let value = options.take(&key).unwrap_or_default();
+        return Err(Failure::new(Status::Usage, format!("not yet: --network {key}={value}")).why(*why));
     }
     let kind = kind(&mut options, text)?;
     let told = |failure| usage(text, failure);

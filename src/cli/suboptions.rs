@@ -37,9 +37,10 @@ impl Suboptions {
         self.pairs.iter().map(|(key, _)| key.as_str())
     }
 
-    /// Whether a key, or one below it, is there.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.keys().any(|k| k.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+    /// A key that is there and is `key` or below it.
+    pub(super) fn below(&self, key: &str) -> Option<String> {
+        let is_below = |k: &&str| k.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        self.keys().find(is_below).map(str::to_owned)
     }
 
     /// Takes a value out.

@@ -9,6 +9,8 @@ use crate::console;
 use crate::failure::{Failure, Status};
 use crate::machine::Store;
 use crate::machine::running::{Running, last_ending};
+use crate::network::Kind;
+use crate::network::interface::Range;
 use crate::runner::blueprint::Blueprint;
 use crate::runner::start::Record;
 
@@ -59,10 +61,33 @@ fn tell(name: &str, record: &Record, blueprint: &Blueprint) {
     if record.console.is_some() {
         eprintln!("  console  kiln console {name}");
     }
+    tell_cards(record, blueprint);
     for disk in &blueprint.disks {
         eprintln!("  disk     {} ({})", disk.path.display(), disk.target);
     }
     eprintln!("  stop     kiln shutdown {name}, or kiln destroy {name}");
+}
+
+fn tell_cards(record: &Record, blueprint: &Blueprint) {
+    for (plugged, card) in record.network.cards.iter().zip(&blueprint.cards) {
+        let network = match &card.interface.kind {
+            Kind::Network(name) => format!("the network '{name}' by user mode"),
+            Kind::User { passt: true } => "user mode; kiln's own network plays passt's part".into(),
+            Kind::User { passt: false } => "user mode".into(),
+        };
+        eprintln!("  network  {} ({}), {network}", plugged.name, plugged.mac);
+        for forward in &card.interface.forwards {
+            let address = forward.address.map_or("127.0.0.1".to_owned(), |address| address.to_string());
+            let protocol = forward.protocol.name();
+            for Range { start, end, to, .. } in forward.ranges.iter().filter(|range| !range.exclude) {
+                let last = if end > start { format!("-{end}") } else { String::new() };
+                eprintln!("  forward  {address}, {protocol} {start}{last} to the guest's {to}");
+            }
+        }
+    }
+    if !record.network.cards.is_empty() {
+        eprintln!("  note     machines on user mode don't see each other; forwarded ports of the host lead to one");
+    }
 }
 
 fn kernel_without_screen(blueprint: &Blueprint) -> bool {

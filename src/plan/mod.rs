@@ -117,6 +117,8 @@ struct View<'a> {
     disks: Vec<DiskView>,
     cards: Vec<CardView>,
     host_loopback: bool,
+    /// Cards have places in the boot order, which libvirt then takes alone.
+    ordered: bool,
     ports: usize,
     vnc: Option<&'a Vnc>,
 }
@@ -197,6 +199,7 @@ impl Plan {
             }),
             on_reboot: if first { "destroy" } else { "restart" },
             disks,
+            ordered: cards.iter().any(|card| card.boot_order.is_some()),
             cards,
             host_loopback: self.host_loopback,
             ports,

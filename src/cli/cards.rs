@@ -1,0 +1,343 @@
+//! Verbs on a machine's network cards: what they are, what went through them, their addresses and cables.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use kiln_domain::Domain;
+use kiln_domain::xml::Element;
+use serde_json::{Value, json};
+
+use super::machine::known;
+use super::{print, print_json};
+use crate::failure::{Failure, Status};
+use crate::machine::Store;
+use crate::machine::running::Running;
+
+/// List a machine's network cards
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Name of the machine
+    name: String,
+    /// As they will be at the next start
+    #[arg(long)]
+    inactive: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Print what has gone through a network card of a running machine
+#[derive(Debug, Args)]
+pub(super) struct Statistics {
+    /// Name of the machine
+    name: String,
+    /// The card, by its name (vnet0) or MAC address
+    interface: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where addresses are known from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Source {
+    Lease,
+    Agent,
+    Arp,
+}
+
+/// Print the addresses that a running machine has been given
+#[derive(Debug, Args)]
+pub(super) struct Addresses {
+    /// Name of the machine
+    name: String,
+    /// One card's alone, by its name
+    #[arg(long, value_name = "CARD")]
+    interface: Option<String>,
+    /// Name and MAC address on each line
+    #[arg(long)]
+    full: bool,
+    /// Where they are known from; kiln gives the leases itself
+    #[arg(long, value_enum, default_value = "lease")]
+    source: Source,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Print whether a network card's cable is plugged in
+#[derive(Debug, Args)]
+pub(super) struct GetLink {
+    /// Name of the machine
+    name: String,
+    /// The card, by its name (vnet0) or MAC address
+    interface: String,
+    /// At the next start
+    #[arg(long)]
+    config: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A cable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Cable {
+    Up,
+    Down,
+}
+
+/// Plug a network card's cable in (up) or out (down)
+#[derive(Debug, Args)]
+pub(super) struct SetLink {
+    /// Name of the machine
+    name: String,
+    /// The card, by its name (vnet0) or MAC address
+    interface: String,
+    /// up or down
+    #[arg(value_enum)]
+    state: Cable,
+    /// From the next start on
+    #[arg(long)]
+    config: bool,
+}
+
+/// A card as the verbs show it.
+struct Card {
+    name: Option<String>,
+    kind: String,
+    source: Option<String>,
+    model: String,
+    mac: String,
+}
+
+fn attribute(element: &Element, child: &str, name: &str) -> Option<String> {
+    Some(element.find(child)?.attribute(name)?.to_owned())
+}
+
+fn is_card(element: &Element) -> bool {
+    element.name() == "interface"
+}
+
+fn defined(domain: &Domain) -> Vec<Card> {
+    let cards = domain.devices().filter(|device| is_card(device));
+    let card = |element: &Element| Card {
+        name: attribute(element, "target", "dev"),
+        kind: element.attribute("type").unwrap_or_default().to_owned(),
+        source: ["network", "bridge", "dev"].iter().find_map(|name| attribute(element, "source", name)),
+        model: attribute(element, "model", "type").unwrap_or_else(|| "-".into()),
+        mac: attribute(element, "mac", "address").unwrap_or_default(),
+    };
+    cards.map(card).collect()
+}
+
+fn plugged(running: &Running) -> Vec<Card> {
+    let cards = running.record.network.cards.iter().cloned();
+    let card = |card: crate::runner::cards::Plugged| Card {
+        name: Some(card.name),
+        kind: card.kind,
+        source: card.source,
+        model: "virtio".into(),
+        mac: card.mac,
+    };
+    cards.map(card).collect()
+}
+
+fn is_it(name: Option<&str>, mac: &str, wanted: &str) -> bool {
+    name == Some(wanted) || mac.eq_ignore_ascii_case(wanted)
+}
+
+/// As virsh lays tables out: each column as wide as its longest word and three spaces.
+fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let words = rows.iter().filter_map(|row| row.get(column)).map(|word| word.chars().count());
+        words.chain(head.get(column).map(|word| word.len())).max().unwrap_or(0) + 3
+    };
+    let line = |words: Vec<&str>| {
+        let cells: Vec<String> = words.iter().enumerate().map(|(n, word)| format!("{word:<0$}", width(n))).collect();
+        format!(" {}\n", cells.concat().trim_end())
+    };
+    let dashes: usize = (0..head.len()).map(width).sum();
+    let mut text = line(head.to_vec()) + &"-".repeat(dashes) + "\n";
+    rows.iter().for_each(|row| text.push_str(&line(row.iter().map(String::as_str).collect())));
+    text + "\n"
+}
+
+fn end(json_wanted: bool, value: &Value, text: &str) -> Result<ExitCode, Failure> {
+    if json_wanted {
+        print_json(value)?;
+    } else {
+        print(text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl List {
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        let store = known(&self.name)?;
+        let cards = match Running::find(store.folders(), &self.name)?.filter(|_| !self.inactive) {
+            Some(running) => plugged(&running),
+            None => defined(&store.read(&self.name)?),
+        };
+        let dash = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".into());
+        let row = |c: &Card| vec![dash(&c.name), c.kind.clone(), dash(&c.source), c.model.clone(), c.mac.clone()];
+        let rows: Vec<_> = cards.iter().map(row).collect();
+        let data = cards.iter().map(
+            |c| json!({ "interface": c.name, "type": c.kind, "source": c.source, "model": c.model, "mac": c.mac }),
+        );
+        end(self.json, &data.collect(), &table(&["Interface", "Type", "Source", "Model", "MAC"], &rows))
+    }
+}
+
+/// The cards of a running machine as it tells of them; `what` is what can't be done otherwise.
+fn ask(store: &Store, name: &str, what: &str) -> Result<Vec<Value>, Failure> {
+    let Some(running) = Running::find(store.folders(), name)? else {
+        return Err(Failure::new(Status::Failed, what)
+            .why("Requested operation is not valid: domain is not running")
+            .advise(format!("kiln start {name}")));
+    };
+    let answer = running.command("kiln-cards", None)?;
+    Ok(answer.as_array().cloned().unwrap_or_default())
+}
+
+fn word<'a>(value: &'a Value, name: &str) -> &'a str {
+    value[name].as_str().unwrap_or_default()
+}
+
+impl Statistics {
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        let store = known(&self.name)?;
+        let what = format!("Failed to get interface stats {} {}", self.name, self.interface);
+        let cards = ask(&store, &self.name, &what)?;
+        let card = cards.iter().find(|card| is_it(card["name"].as_str(), word(card, "mac"), &self.interface));
+        let card = card.ok_or_else(|| {
+            Failure::new(Status::NotFound, what)
+                .why(format!("invalid argument: '{}' is not a known interface", self.interface))
+                .advise(format!("kiln domiflist {}", self.name))
+        })?;
+        let (mut text, mut data) = (String::new(), serde_json::Map::new());
+        for way in ["rx", "tx"] {
+            for count in ["bytes", "packets", "errs", "drop"] {
+                let number = card[way][count].as_u64().unwrap_or_default();
+                text.push_str(&format!("{} {way}_{count} {number}\n", self.interface));
+                data.insert(format!("{way}_{count}"), number.into());
+            }
+        }
+        end(self.json, &data.into(), &(text + "\n"))
+    }
+}
+
+impl Addresses {
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        let store = known(&self.name)?;
+        let what = "Failed to query for interfaces addresses";
+        match self.source {
+            Source::Lease => {}
+            Source::Agent => return Err(refused(what, "kiln talks to no agent in guests yet")),
+            Source::Arp => return Err(refused(what, "a user-mode network is in no ARP table of the host's")),
+        }
+        let cards = ask(&store, &self.name, what)?;
+        let mut text = " Name       MAC address          Protocol     Address\n".to_owned() + &"-".repeat(79) + "\n";
+        let mut data = Vec::new();
+        for card in cards.iter().filter(|card| self.interface.as_deref().is_none_or(|name| name == word(card, "name")))
+        {
+            for (number, lease) in card["leases"].as_array().into_iter().flatten().enumerate() {
+                let (name, mac, address) = (word(card, "name"), word(lease, "mac"), word(lease, "address"));
+                let (prefix, kind) = (&lease["prefix"], if address.contains(':') { "ipv6" } else { "ipv4" });
+                // As virsh: the first line of a card alone names it.
+                let (shown, shown_mac) = if number == 0 || self.full { (name, mac) } else { ("-", "-") };
+                text.push_str(&format!(" {shown:<10} {shown_mac:<20} {kind:<8}     {address}/{prefix}\n"));
+                data.push(json!({
+                    "interface": name, "mac": mac, "protocol": kind, "address": address, "prefix": prefix,
+                    "name": lease["name"],
+                }));
+            }
+        }
+        end(self.json, &data.into(), &(text + "\n"))
+    }
+}
+
+fn refused(what: &str, why: &str) -> Failure {
+    Failure::new(Status::Failed, what).why(why).advise("kiln domifaddr NAME tells what kiln's own DHCP has given.")
+}
+
+fn not_found(name: &str, machine: &str) -> Failure {
+    Failure::new(Status::NotFound, format!("interface '{name}' not found")).advise(format!("kiln domiflist {machine}"))
+}
+
+impl GetLink {
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        let store = known(&self.name)?;
+        let state = match Running::find(store.folders(), &self.name)?.filter(|_| !self.config) {
+            Some(running) => {
+                let answer = running.command("kiln-cards", None)?;
+                let cards = answer.as_array().cloned().unwrap_or_default();
+                let card = cards.iter().find(|c| is_it(c["name"].as_str(), word(c, "mac"), &self.interface)).cloned();
+                card.map(|card| if card["link"] == true { "up".to_owned() } else { "down".into() })
+            }
+            None => {
+                let domain = store.read(&self.name)?;
+                let found = domain.devices().find(|device| is_wanted(device, &self.interface));
+                found.map(|card| attribute(card, "link", "state").unwrap_or_else(|| "up".into()))
+            }
+        };
+        let state = state.ok_or_else(|| not_found(&self.interface, &self.name))?;
+        let data = json!({ "interface": self.interface, "link": state });
+        end(self.json, &data, &format!("{} {state}\n", self.interface))
+    }
+}
+
+fn is_wanted(device: &Element, wanted: &str) -> bool {
+    let mac = attribute(device, "mac", "address").unwrap_or_default();
+    is_card(device) && is_it(attribute(device, "target", "dev").as_deref(), &mac, wanted)
+}
+
+impl SetLink {
+    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        let store = known(&self.name)?;
+        let up = self.state == Cable::Up;
+        match Running::find(store.folders(), &self.name)? {
+            Some(running) if !self.config => {
+                let cards = &running.record.network.cards;
+                if !cards.iter().any(|card| is_it(Some(&card.name), &card.mac, &self.interface)) {
+                    return Err(not_found(&self.interface, &self.name));
+                }
+                running.command_with("set_link", json!({ "name": self.interface, "up": up }))?;
+            }
+            running => {
+                // A name that the running machine's card has stands for its address.
+                let cards = running.map(|running| running.record.network.cards).unwrap_or_default();
+                let mac = cards.into_iter().find(|card| card.name == self.interface).map(|card| card.mac);
+                self.define(&store, mac.as_deref().unwrap_or(&self.interface), up)?;
+            }
+        }
+        print("Device updated successfully\n\n")?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn define(&self, store: &Store, card: &str, up: bool) -> Result<(), Failure> {
+        let changing = store.change()?;
+        let mut domain = store.read(&self.name)?;
+        let devices = domain.root_mut().find_or_make("devices");
+        let card = devices.children_mut().find(|device| is_wanted(device, card));
+        let card = card.ok_or_else(|| not_found(&self.interface, &self.name))?;
+        card.find_or_make("link").set("state", if up { "up" } else { "down" });
+        changing.write(&self.name, &domain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_laid_out_as_virsh_does() {
+        let row = ["testnet0", "network", "default", "-", "aa:bb:cc:dd:ee:ff"].map(str::to_owned).to_vec();
+        let wanted = " Interface   Type      Source    Model   MAC
+------------------------------------------------------------
+ testnet0    network   default   -       aa:bb:cc:dd:ee:ff
+
+";
+        assert_eq!(table(&["Interface", "Type", "Source", "Model", "MAC"], &[row]), wanted);
+    }
+}

@@ -1,0 +1,208 @@
+//! Two machines on user mode, from their leases to their last connection.
+
+use std::io::Read;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use super::guest::{self, Shell};
+use super::home::{Home, KILN, install};
+use super::host::{self, FAR, METADATA};
+use super::talk::PATIENCE;
+
+const SIZE: usize = 24 << 20;
+const MAC: &str = "52:54:00:12:34:56";
+
+#[track_caller]
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+// A stream of the host's, and one to it, arrive as they were.
+fn streams(shell: &mut Shell, address: &str, there: &std::sync::mpsc::Receiver<String>, back: &str) {
+    let sent = shell.does(&format!("head -c {SIZE} /dev/urandom > /tmp/f && sha256sum < /tmp/f"));
+    shell.does(&format!("nc {address} 7001 < /tmp/f"));
+    let arrived = there.recv_timeout(PATIENCE).unwrap();
+    assert!(sent.contains(&arrived), "{sent} is sent, {arrived} arrives");
+    let got = shell.does(&format!("nc {address} 7002 < /dev/null | sha256sum"));
+    assert!(got.contains(back), "{back} is sent, {got} arrives");
+}
+
+#[test]
+fn a_guest_on_user_mode() {
+    kiln_lab::needs_lab!(560, KILN);
+    host::prepare();
+    let home = Home::new();
+    let (boot, noise) = (guest::boot(&home), host::noise(SIZE));
+    let back = host::hash(&noise);
+    let there = host::hashes(FAR, 7001);
+    host::sends(FAR, 7002, noise.clone());
+    let network = format!("user,mac={MAC},portForward=18080:80,portForward1={FAR}:15353:5353/udp");
+    let told = home.kiln(&install(&["--boot", &boot, "--network", &network, "--noautoconsole"])).ends(0);
+    told.says(&[
+        "network  vnet0 (52:54:00:12:34:56), user mode",
+        "forward  127.0.0.1, tcp 18080 to the guest's 80",
+        "forward  192.0.2.1, udp 15353 to the guest's 5353",
+        "machines on user mode don't see each other",
+    ]);
+    let mut shell = Shell::of(&home, "web");
+
+    // Its address, by DHCP, with the machine's name and the network's MTU.
+    shell.does("ip link set eth0 up");
+    let lease = shell.does("udhcpc -i eth0 -n -q -f -s /leased");
+    assert!(lease.contains("LEASE 10.0.2.15 10.0.2.2 10.0.2.3 65520 web"), "{lease}");
+    assert_eq!(shell.does("cat /sys/class/net/eth0/mtu").trim(), "65520");
+    let wanted = " Name       MAC address          Protocol     Address
+-------------------------------------------------------------------------------
+ vnet0      52:54:00:12:34:56    ipv4         10.0.2.15/24
+
+";
+    assert_eq!(home.kiln(&["domifaddr", "web"]).ends(0).out, wanted);
+    shell.does("ping -c 1 -w 20 10.0.2.2 && ping -c 1 -w 20 -s 60000 10.0.2.3");
+
+    // The outside, and what may not be reached.
+    streams(&mut shell, FAR, &there, &back);
+    let forbidden = host::accepts(METADATA, 80);
+    let loopback = host::accepts("127.0.0.1", 7001);
+    for line in ["nc -w 9 169.254.169.254 80", "nc -w 9 10.0.2.2 7001", "nc -w 9 10.0.2.3 7001"] {
+        assert_ne!(shell.runs(&format!("{line} < /dev/null")).1, 0, "{line}");
+    }
+    assert!(forbidden.try_recv().is_err() && loopback.try_recv().is_err(), "somebody got through");
+
+    // Names, over UDP and TCP.
+    let told = shell.does("nslookup kiln.test 10.0.2.3");
+    assert!(told.contains("192.0.2.7"), "{told}");
+    let told = shell.does("nc 10.0.2.3 53 < /query | hexdump -C");
+    assert!(told.contains("c0 00 02 07"), "{told}");
+
+    // Ports that lead in.
+    shell.does("(echo from the guest | nc -l -p 80) & until netstat -ltn | grep -q :80; do :; done");
+    let mut text = String::new();
+    TcpStream::connect("127.0.0.1:18080").unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "from the guest\n");
+    shell.does("(nc -u -l -p 5353 -e cat &) ; until netstat -lun | grep -q :5353; do :; done");
+    let peer = UdpSocket::bind((FAR, 0)).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    peer.send_to(b"datagram", (FAR, 15353)).unwrap();
+    let mut bytes = [0; 20];
+    let len = peer.recv(&mut bytes).unwrap();
+    assert_eq!(&bytes[..len], b"datagram");
+
+    // IPv6: an address of its own making, by the gateway's word.
+    shell.does("until ip -6 addr show dev eth0 | grep -q 'inet6 fd6b:696c:6e00:2:.*global'; do :; done");
+    shell.does("ping -6 -c 1 -w 20 fd6b:696c:6e00:2::2");
+
+    many_connections(&home, &mut shell);
+    cables_and_counts(&home, &mut shell);
+
+    // The port is kiln's as long as the machine runs.
+    assert!(TcpListener::bind("127.0.0.1:18080").is_err());
+    home.kiln(&["destroy", "web"]).ends(0);
+    TcpListener::bind("127.0.0.1:18080").unwrap();
+    home.kiln(&["domifaddr", "web"]).ends(1).says(&["Failed to query", "domain is not running"]);
+    home.kiln(&["undefine", "web"]).ends(0);
+}
+
+/// 300 at once: 256 are served, the log has one line, and the others are served when these end.
+fn many_connections(home: &Home, shell: &mut Shell) {
+    let streams = host::accepts(FAR, 7003);
+    shell.does("mkfifo /p && exec 9<>/p");
+    shell.does("i=0; while [ $i -lt 300 ]; do nc 192.0.2.1 7003 <&9 >/dev/null & i=$((i+1)); done 2>/dev/null");
+    let log = || std::fs::read_to_string(home.store("state/logs/web/machine.log")).unwrap_or_else(|_| log_of(home));
+    let line = "the guest has 256 connections, the most there may be";
+    let mut held = Vec::new();
+    until("256 connections come", || {
+        held.extend(streams.try_iter());
+        held.len() >= 256
+    });
+    until("the log tells", || log().contains(line));
+    held.extend(streams.try_iter());
+    assert_eq!(held.len(), 256);
+    drop(held);
+    let mut rest = 0;
+    until("the others come", || {
+        rest += streams.try_iter().count();
+        rest >= 300 - 256
+    });
+    assert_eq!(log().matches(line).count(), 1, "{}", log());
+    shell.does("exec 9<&-; wait");
+}
+
+fn log_of(home: &Home) -> String {
+    let found = home.files().into_iter().find(|path| path.ends_with("machine.log")).unwrap();
+    std::fs::read_to_string(found).unwrap()
+}
+
+/// A cable that is pulled, and the verbs that tell of the card.
+fn cables_and_counts(home: &Home, shell: &mut Shell) {
+    let wanted = " Interface   Type   Source   Model    MAC
+------------------------------------------------------------
+ vnet0       user   -        virtio   52:54:00:12:34:56
+
+";
+    assert_eq!(home.kiln(&["domiflist", "web"]).ends(0).out, wanted);
+    home.kiln(&["domif-getlink", "web", "vnet0"]).ends(0).says(&["vnet0 up\n"]);
+    home.kiln(&["domif-setlink", "web", "vnet0", "down"]).ends(0).says(&["Device updated successfully\n\n"]);
+    home.kiln(&["domif-getlink", "web", MAC]).ends(0).says(&["down\n"]);
+    shell.does("until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do :; done");
+    assert_ne!(shell.runs("ping -c 1 -w 1 10.0.2.2").1, 0);
+    home.kiln(&["domif-setlink", "web", MAC, "up"]).ends(0);
+    shell.does("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do :; done");
+    shell.does("until ping -c 1 -w 5 10.0.2.2; do :; done");
+    home.kiln(&["domif-setlink", "web", "vnet9", "up"]).ends(3).says(&["interface 'vnet9' not found"]);
+
+    let count = |what: &str| {
+        let told = home.kiln(&["domifstat", "web", "vnet0", "--json"]).ends(0).out;
+        serde_json::from_str::<serde_json::Value>(&told).unwrap()[what].as_u64().unwrap()
+    };
+    let guests = shell.does("cat /sys/class/net/eth0/statistics/tx_packets");
+    assert!(count("tx_packets") >= guests.trim().parse().unwrap());
+    assert!(count("rx_bytes") > SIZE as u64 && count("tx_bytes") > SIZE as u64);
+    assert_eq!((count("tx_errs"), count("rx_errs")), (0, 0));
+    let told = home.kiln(&["domifstat", "web", MAC]).ends(0).out;
+    let names: Vec<&str> = told.lines().map(|line| line.rsplit_once(' ').map_or("", |(name, _)| name)).collect();
+    let wanted = ["rx_bytes", "rx_packets", "rx_errs", "rx_drop", "tx_bytes", "tx_packets", "tx_errs", "tx_drop"];
+    assert_eq!(names, [&wanted.map(|name| format!("{MAC} {name}"))[..], &[String::new()]].concat());
+    home.kiln(&["domifstat", "web", "eth0"])
+        .ends(3)
+        .says(&["Failed to get interface stats web eth0", "invalid argument: 'eth0' is not a known interface"]);
+}
+
+#[test]
+fn the_network_default_at_the_usual_mtu_with_the_hosts_loopback() {
+    kiln_lab::needs_lab!(400, KILN);
+    let home = Home::new();
+    let (boot, noise) = (guest::boot(&home), host::noise(SIZE));
+    let back = host::hash(&noise);
+    let there = host::hashes("127.0.0.1", 7001);
+    host::sends("127.0.0.1", 7002, noise);
+    let network = "network=default,mtu.size=1500,hostLoopback=yes,link.state=down,backend.hostname=inside";
+    let line = install(&["--boot", &boot, "--network", network, "--template", "small", "--noautoconsole"]);
+    let line: Vec<&str> = without_graphics(&line);
+    home.kiln(&line).ends(0).says(&["the network 'default' by user mode"]);
+    let mut shell = Shell::of(&home, "web");
+    // The cable is out until its user plugs it in.
+    shell.does("ip link set eth0 up; [ $(cat /sys/class/net/eth0/carrier) = 0 ]");
+    home.kiln(&["domif-setlink", "web", "vnet0", "up"]).ends(0);
+    let lease = shell.does("udhcpc -i eth0 -n -q -f -s /leased");
+    assert!(lease.contains("LEASE 10.0.2.15 10.0.2.2 10.0.2.3 1500 inside"), "{lease}");
+    streams(&mut shell, "10.0.2.2", &there, &back);
+    // What it was defined with is there again at the next start, unless that is changed.
+    home.kiln(&["domif-getlink", "web", "vnet0", "--config"]).ends(3);
+    home.kiln(&["domif-setlink", "web", "vnet0", "up", "--config"]).ends(0);
+    assert!(home.kiln(&["dumpxml", "web"]).ends(0).out.contains("<link state='up'/>"));
+    home.kiln(&["reset", "web"]).ends(0);
+    shell.0.sees("GUEST READY");
+    shell.does("ip link set eth0 up");
+    shell.does("udhcpc -i eth0 -n -q -f -s /leased");
+    shell.does("nc 10.0.2.2 7002 < /dev/null | head -c 1000 | wc -c");
+    home.kiln(&["destroy", "web"]).ends(0);
+}
+
+fn without_graphics<'a>(line: &[&'a str]) -> Vec<&'a str> {
+    let at = line.iter().position(|word| *word == "--graphics").unwrap();
+    line.iter().enumerate().filter(|(n, _)| *n != at && *n != at + 1).map(|(_, word)| *word).collect()
+}
