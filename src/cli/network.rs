@@ -113,6 +113,12 @@ fn network(text: &str) -> Result<NetworkWish, Failure> {
         forwards: forwards(&mut options)?,
     };
     let host_loopback = options.take_flag("hostLoopback")?.unwrap_or(false);
+    let is_users = card.host_name.is_some() || host_loopback || !card.forwards.is_empty();
+    if is_users && matches!(card.kind, Kind::Network(_)) {
+        return Err(Failure::new(Status::Usage, format!("--network {text}: this takes user mode"))
+            .why("forwarded ports, the host's loopback and a host name are a user-mode card's own, in libvirt too")
+            .advise("Say --network user,… in place of the network's name."));
+    }
     options.finish(KNOWN, &[])?;
     Ok(NetworkWish { card, host_loopback })
 }
@@ -296,6 +302,8 @@ mod tests {
             ("type=direct,source=eth5", "not yet: --network direct"),
             ("hostdev=pci_0", "not yet: --network hostdev="),
             ("network=lab", "no network 'lab'"),
+            ("default,portForward=80", "takes user mode"),
+            ("network=default,hostLoopback=yes", "takes user mode"),
             ("network", "network= is missing"),
             ("usr", "Did you mean user"),
             ("user,model=e1000e", "use virtio"),

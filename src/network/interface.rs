@@ -178,6 +178,12 @@ impl Interface {
                 warnings.push(format!("<{child}> of a network card is left out: kiln does not have it"));
             }
         }
+        let users = ["portForward", "backend"].into_iter().find(|name| element.find(name).is_some());
+        if let (Kind::Network(_), Some(name)) = (&kind, users) {
+            return Err(refuse(format!("a network card of type 'network' has a <{name}>"))
+                .why("libvirt has it for type 'user' alone")
+                .advise("Make the card's type 'user', without <source>."));
+        }
         let link = match value("link", "state") {
             None | Some("up") => true,
             Some("down") => false,
@@ -445,6 +451,9 @@ mod tests {
             let told = read(&format!("<interface type='{kind}'/>")).unwrap_err().to_string();
             assert!(told.contains(kind) && told.contains("portForward"), "{told}");
         }
+        let forward = "<portForward proto='tcp'><range start='1'/></portForward>";
+        let told = read(&format!("<interface type='network'><source network='default'/>{forward}</interface>"));
+        assert!(told.unwrap_err().to_string().contains("<portForward>"));
         let told = read("<interface type='network'><source network='lab'/></interface>").unwrap_err().to_string();
         assert!(told.contains("no network 'lab'"), "{told}");
     }

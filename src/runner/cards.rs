@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use kiln_vmm::machine::Machine;
 use kiln_vmm::virtio::net::Traffic;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -187,7 +188,7 @@ fn hold(folder: &Path, name: &str) -> Result<Option<OwnedFd>, Failure> {
 pub(super) struct Cards {
     all: Vec<(Plugged, Arc<UserNetwork>)>,
     // Held until the end: names are taken as long as these are locked.
-    _names: Vec<OwnedFd>,
+    names: Mutex<Vec<OwnedFd>>,
 }
 
 impl Cards {
@@ -213,7 +214,13 @@ impl Cards {
             all.push((plugged.clone(), UserNetwork::start(settings)?));
             names.extend(files.remove(&format!("card{number}")));
         }
-        Ok(Self { all, _names: names })
+        Ok(Self { all, names: Mutex::new(names) })
+    }
+
+    /// Gives ports and names back, for whoever starts the machine again as soon as it has ended.
+    pub(super) fn end(&self) {
+        self.all.iter().for_each(|(_, network)| network.end());
+        self.names.lock().clear();
     }
 
     /// The network of a card.

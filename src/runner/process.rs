@@ -167,6 +167,7 @@ impl Life {
         let ending = self.follow();
         log::info!("the machine ended: {}", ending.reason);
         self.machine.pause();
+        self.state.cards.end();
         if let Some(server) = &self.server {
             server.disconnect_all();
         }

@@ -47,7 +47,7 @@ impl Shell {
     #[track_caller]
     pub fn runs(&mut self, line: &str) -> (String, i32) {
         // What is echoed doesn't read like the marks.
-        self.0.types(&format!("echo BEG''IN; {line}; echo \"EN''D=$?=\"\r"));
+        self.0.types(&format!("echo BEG''IN; {line}; echo EN''D=$?=\r"));
         self.0.sees("BEGIN\r\n");
         let said = self.0.sees("END=");
         let status = self.0.sees("=");

@@ -66,8 +66,8 @@ fn a_guest_on_user_mode() {
     // The outside, and what may not be reached.
     streams(&mut shell, FAR, &there, &back);
     let forbidden = host::accepts(METADATA, 80);
-    let loopback = host::accepts("127.0.0.1", 7001);
-    for line in ["nc -w 9 169.254.169.254 80", "nc -w 9 10.0.2.2 7001", "nc -w 9 10.0.2.3 7001"] {
+    let loopback = host::accepts("127.0.0.1", 7009);
+    for line in ["nc -w 9 169.254.169.254 80", "nc -w 9 10.0.2.2 7009", "nc -w 9 10.0.2.3 7009"] {
         assert_ne!(shell.runs(&format!("{line} < /dev/null")).1, 0, "{line}");
     }
     assert!(forbidden.try_recv().is_err() && loopback.try_recv().is_err(), "somebody got through");
@@ -83,13 +83,17 @@ fn a_guest_on_user_mode() {
     let mut text = String::new();
     TcpStream::connect("127.0.0.1:18080").unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "from the guest\n");
-    shell.does("(nc -u -l -p 5353 -e cat &) ; until netstat -lun | grep -q :5353; do :; done");
-    let peer = UdpSocket::bind((FAR, 0)).unwrap();
-    peer.set_read_timeout(Some(PATIENCE)).unwrap();
-    peer.send_to(b"datagram", (FAR, 15353)).unwrap();
-    let mut bytes = [0; 20];
-    let len = peer.recv(&mut bytes).unwrap();
-    assert_eq!(&bytes[..len], b"datagram");
+
+    // Datagrams: the guest's log.
+    let log = UdpSocket::bind((FAR, 514)).unwrap();
+    log.set_read_timeout(Some(PATIENCE)).unwrap();
+    shell.does("syslogd -R 192.0.2.1:514 && logger from the guest");
+    let mut bytes = [0; 500];
+    let mut heard = String::new();
+    while !heard.contains("from the guest") {
+        let len = log.recv(&mut bytes).unwrap();
+        heard.push_str(&String::from_utf8_lossy(&bytes[..len]));
+    }
 
     // IPv6: an address of its own making, by the gateway's word.
     shell.does("until ip -6 addr show dev eth0 | grep -q 'inet6 fd6b:696c:6e00:2:.*global'; do :; done");
@@ -114,18 +118,20 @@ fn many_connections(home: &Home, shell: &mut Shell) {
     let log = || std::fs::read_to_string(home.store("state/logs/web/machine.log")).unwrap_or_else(|_| log_of(home));
     let line = "the guest has 256 connections, the most there may be";
     let mut held = Vec::new();
-    until("256 connections come", || {
-        held.extend(streams.try_iter());
-        held.len() >= 256
-    });
-    until("the log tells", || log().contains(line));
+    // A few of the 256 may be those of before that haven't been forgotten yet.
+    let deadline = Instant::now() + PATIENCE;
+    while held.len() < 250 || !log().contains(line) {
+        held.extend(streams.recv_timeout(Duration::from_millis(200)));
+        assert!(Instant::now() < deadline, "{} connections come, and the log says:\n{}", held.len(), log());
+    }
     held.extend(streams.try_iter());
-    assert_eq!(held.len(), 256);
+    assert!(held.len() <= 256, "{} at once", held.len());
+    let wanted = 300 - held.len();
     drop(held);
     let mut rest = 0;
     until("the others come", || {
         rest += streams.try_iter().count();
-        rest >= 300 - 256
+        rest >= wanted
     });
     assert_eq!(log().matches(line).count(), 1, "{}", log());
     shell.does("exec 9<&-; wait");
@@ -139,7 +145,7 @@ fn log_of(home: &Home) -> String {
 /// A cable that is pulled, and the verbs that tell of the card.
 fn cables_and_counts(home: &Home, shell: &mut Shell) {
     let wanted = " Interface   Type   Source   Model    MAC
-------------------------------------------------------------
+---------------------------------------------------------
  vnet0       user   -        virtio   52:54:00:12:34:56
 
 ";
@@ -159,7 +165,7 @@ fn cables_and_counts(home: &Home, shell: &mut Shell) {
         serde_json::from_str::<serde_json::Value>(&told).unwrap()[what].as_u64().unwrap()
     };
     let guests = shell.does("cat /sys/class/net/eth0/statistics/tx_packets");
-    assert!(count("tx_packets") >= guests.trim().parse().unwrap());
+    assert!(count("tx_packets") + count("tx_drop") >= guests.trim().parse().unwrap());
     assert!(count("rx_bytes") > SIZE as u64 && count("tx_bytes") > SIZE as u64);
     assert_eq!((count("tx_errs"), count("rx_errs")), (0, 0));
     let told = home.kiln(&["domifstat", "web", MAC]).ends(0).out;
@@ -172,17 +178,17 @@ fn cables_and_counts(home: &Home, shell: &mut Shell) {
 }
 
 #[test]
-fn the_network_default_at_the_usual_mtu_with_the_hosts_loopback() {
+fn passt_at_the_usual_mtu_with_the_hosts_loopback() {
     kiln_lab::needs_lab!(400, KILN);
     let home = Home::new();
     let (boot, noise) = (guest::boot(&home), host::noise(SIZE));
     let back = host::hash(&noise);
     let there = host::hashes("127.0.0.1", 7001);
     host::sends("127.0.0.1", 7002, noise);
-    let network = "network=default,mtu.size=1500,hostLoopback=yes,link.state=down,backend.hostname=inside";
+    let network = "passt,hostLoopback=yes,backend.hostname=inside,mtu.size=1500,link.state=down";
     let line = install(&["--boot", &boot, "--network", network, "--template", "small", "--noautoconsole"]);
     let line: Vec<&str> = without_graphics(&line);
-    home.kiln(&line).ends(0).says(&["the network 'default' by user mode"]);
+    home.kiln(&line).ends(0).says(&["plays passt's part"]);
     let mut shell = Shell::of(&home, "web");
     // The cable is out until its user plugs it in.
     shell.does("ip link set eth0 up; [ $(cat /sys/class/net/eth0/carrier) = 0 ]");

@@ -51,18 +51,19 @@ impl Clerk {
 
     pub(super) fn work(mut self) {
         while !self.shared.ended.load(Ordering::Acquire) {
-            self.wait();
+            let (tcp, udp) = self.wait();
             let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
             for packet in self.shared.relay.look(Instant::now()) {
                 self.shared.put_pieces(packet);
             }
-            self.tcp.iter().for_each(|(listener, port)| self.let_in(listener, *port));
-            self.udp.iter().for_each(|(socket, port)| self.pass_on(socket, *port));
+            self.tcp.iter().zip(tcp).filter(|(_, ready)| *ready).for_each(|((from, to), _)| self.let_in(from, *to));
+            self.udp.iter().zip(udp).filter(|(_, ready)| *ready).for_each(|((from, to), _)| self.pass_on(from, *to));
             self.keep_time(Instant::now());
         }
     }
 
-    fn wait(&self) {
+    // Says which listeners and which sockets have something.
+    fn wait(&self) -> (Vec<bool>, Vec<bool>) {
         let queries = self.shared.relay.sockets();
         let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
         fds.extend(self.tcp.iter().map(|(listener, _)| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
@@ -71,8 +72,11 @@ impl Clerk {
         let due = [self.shared.relay.deadline(), self.next_advertisement, self.next_look];
         let left = due.into_iter().flatten().min().map(|due| due.saturating_duration_since(Instant::now()));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        // A failed poll (a signal) is as good as a wake-up: everything is looked at.
-        let _ = poll(&mut fds, timeout.as_ref());
+        // A failed poll (a signal) is as good as a wake-up: nothing is ready, and it is asked again.
+        let failed = poll(&mut fds, timeout.as_ref()).is_err();
+        let mut ready = fds.iter().skip(1).map(|fd| !failed && !fd.revents().is_empty());
+        let tcp = ready.by_ref().take(self.tcp.len()).collect();
+        (tcp, ready.take(self.udp.len()).collect())
     }
 
     fn keep_time(&mut self, now: Instant) {

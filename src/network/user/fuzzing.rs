@@ -133,7 +133,7 @@ pub fn fuzz_frames(bytes: &[u8]) {
             break;
         }
         let mut frame = frame(&mut input);
-        let checksum = (input.byte() < 64).then(|| Partial { start: 34, field: 16 });
+        let checksum = (input.byte() < 64).then_some(Partial { start: 34, field: 16 });
         network.send(&mut frame, Offload { checksum, ..Offload::default() });
         while let Some(received) = network.receive() {
             assert!((14..=LONGEST).contains(&received.bytes.len()), "{} bytes", received.bytes.len());

@@ -95,9 +95,9 @@ pub(super) fn unreachable(bytes: &[u8], packet: &Packet<'_>, why: Unreachable) -
 /// The answer to a message of neighbour discovery; `mtu` is the link's.
 pub(super) fn discovery(packet: &Packet<'_>, mtu: u16) -> Option<Vec<u8>> {
     let IpAddr::V6(source) = packet.source else { return None };
-    match packet.payload.first()? {
-        &ROUTER_SOLICITATION => Some(advertisement(source, mtu)),
-        &NEIGHBOUR_SOLICITATION => {
+    match *packet.payload.first()? {
+        ROUTER_SOLICITATION => Some(advertisement(source, mtu)),
+        NEIGHBOUR_SOLICITATION => {
             let target = Ipv6Addr::from(array::<16>(packet.payload, 8)?);
             let is_ours = matches!(target, GATEWAY6 | DNS6 | ROUTER6);
             is_ours.then(|| neighbour(target, source))

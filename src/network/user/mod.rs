@@ -60,7 +60,7 @@ const MOST_DNS: usize = 16;
 /// A network for one card. It ends when it is dropped.
 pub struct UserNetwork {
     shared: Arc<Shared>,
-    clerk: Option<JoinHandle<()>>,
+    clerk: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -111,7 +111,18 @@ impl UserNetwork {
         });
         let clerk = clerk::Clerk::new(shared.clone(), forwards)?;
         let clerk = spawn(shared.role, move || clerk.work())?;
-        Ok(Arc::new(Self { shared, clerk: Some(clerk) }))
+        Ok(Arc::new(Self { shared, clerk: Mutex::new(Some(clerk)) }))
+    }
+
+    /// Ends connections and gives forwarded ports back to the host.
+    pub fn end(&self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.wake();
+        if let Some(clerk) = self.clerk.lock().take() {
+            // It takes the ports with it.
+            let _ = clerk.join();
+        }
+        self.shared.engine.stop();
     }
 
     /// Addresses that DHCP has given.
@@ -122,12 +133,7 @@ impl UserNetwork {
 
 impl Drop for UserNetwork {
     fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::Release);
-        self.shared.wake();
-        if let Some(clerk) = self.clerk.take() {
-            let _ = clerk.join();
-        }
-        self.shared.engine.stop();
+        self.end();
     }
 }
 
@@ -207,6 +213,8 @@ impl Shared {
         match (packet.protocol, whose(packet.destination)) {
             (ICMP6, _) if self.discovery(mac, &packet) => true,
             (ICMP | ICMP6, Whose::Gateway | Whose::Dns) => self.answer(mac, link::echo(&packet)),
+            // A group's packets reach all its members: there are none.
+            (_, Whose::Group) => true,
             _ if !is_guests(packet.source) => false,
             (TCP, whose) => self.tcp(bytes, whose),
             (UDP, whose) => self.udp(mac, bytes, whose),
