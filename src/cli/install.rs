@@ -1,5 +1,7 @@
 //! `kiln install`: words become wishes; what follows from them is [`crate::plan`]'s and [`crate::install`]'s.
 
+mod disk;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use clap::Args;
 use super::suboptions::Suboptions;
 use super::{print, size, suggest};
 use crate::failure::{Failure, Status};
-use crate::install::{self, Afterwards, DiskWish, Source, Watch, Wishes};
+use crate::install::{self, Afterwards, Source, Watch, Wishes};
 use crate::plan;
 use crate::runner::blueprint::Vnc;
 
@@ -35,7 +37,7 @@ pub(super) struct Install {
     #[arg(long, value_name = "N[,…]")]
     vcpus: Option<String>,
     /// A disk, once per disk: size=GIB (a new one in the store), path=FILE (used as it is), path=FILE,size=GIB (made if it
-    /// isn't there), with readonly=yes; or none
+    /// isn't there), with format=, sparse=, backing_store=, cache=, perms=, serial= and more (docs/install.md); or none
     #[arg(long, value_name = "OPTIONS")]
     disk: Vec<String>,
     /// Without any disk
@@ -121,7 +123,7 @@ impl Install {
             memory_mib: memory(self.memory.as_deref())?,
             vcpus,
             topology,
-            disks: disks(&self.disk, self.nodisks)?,
+            disks: disk::wishes(&self.disk, self.nodisks)?,
             source: source(self.location, self.import, self.boot.as_deref(), &self.extra_args)?,
             vnc,
             os: self.osinfo.filter(|os| os != "none"),
@@ -168,69 +170,6 @@ fn vcpus(text: Option<&str>) -> Result<(u32, Option<[u32; 4]>), Failure> {
         return Err(Failure::new(Status::Usage, format!("--vcpus {text}: the topology doesn't give {count} CPUs")));
     }
     Ok((count, Some(topology)))
-}
-
-const DISK_LATER: &[&str] = &[
-    "bus",
-    "device",
-    "format",
-    "cache",
-    "sparse",
-    "perms",
-    "backing_store",
-    "backing_format",
-    "boot.order",
-    "boot_order",
-    "discard",
-    "io",
-    "serial",
-    "shareable",
-    "target.bus",
-    "driver.cache",
-    "driver.type",
-    "pool",
-    "vol",
-    "snapshot_policy",
-];
-
-fn disks(texts: &[String], none: bool) -> Result<Vec<DiskWish>, Failure> {
-    let mut wishes = Vec::new();
-    let says_none = none || texts.iter().any(|text| text == "none");
-    if says_none && texts.iter().any(|text| text != "none") {
-        return Err(Failure::new(Status::Usage, "a disk and no disks are asked for at once")
-            .advise("Leave out --nodisks and --disk none, or the other --disk."));
-    }
-    for text in texts.iter().filter(|text| *text != "none") {
-        let mut options = Suboptions::parse("--disk", Some("path"), text);
-        let path = options.take("path").map(PathBuf::from);
-        let size = match options.take("size") {
-            None => None,
-            Some(text) => Some(
-                size::parse(&text, 1 << 30)
-                    .filter(|n| *n > 0)
-                    .ok_or_else(|| options.wrong("size", &text, "a size is expected, in GiB or with a suffix"))?,
-            ),
-        };
-        let read_only = options.take_flag("readonly")?.unwrap_or(false);
-        match options.take("bus").as_deref() {
-            None | Some("virtio") => {}
-            Some(other) => return Err(not_yet(&format!("--disk bus={other}"), "disks are on bus=virtio so far")),
-        }
-        match options.take("format").as_deref() {
-            None | Some("raw") => {}
-            Some(other) => return Err(not_yet(&format!("--disk format={other}"), "disks are raw so far")),
-        }
-        options.finish(&["path", "size", "readonly", "bus", "format"], DISK_LATER)?;
-        if path.is_none() && size.is_none() {
-            return Err(Failure::new(Status::Usage, format!("--disk {text}: neither path= nor size= is given")));
-        }
-        wishes.push(DiskWish { path, size, read_only });
-    }
-    if wishes.is_empty() && !says_none {
-        return Err(Failure::new(Status::Usage, "--disk is missing")
-            .advise("A new disk of 20 GiB: --disk size=20. None at all: --disk none"));
-    }
-    Ok(wishes)
 }
 
 fn not_yet(what: &str, why: &str) -> Failure {

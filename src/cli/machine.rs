@@ -60,9 +60,21 @@ fn known(name: &str) -> Result<Store, Failure> {
 
 fn state(store: &Store, name: &str) -> Result<String, Failure> {
     match Running::find(store.folders(), name)? {
-        Some(running) => running.status(),
+        Some(running) => Ok(if running.status()? == "running" { "running" } else { "paused" }.into()),
         None => Ok("shut off".into()),
     }
+}
+
+// Why it is in this state, in virsh's words.
+fn reason(store: &Store, name: &str) -> Result<String, Failure> {
+    Ok(match Running::find(store.folders(), name)? {
+        None => last_ending(store.folders(), name).map_or("unknown".into(), |e| e.reason),
+        Some(running) => match running.status()?.as_str() {
+            "paused" => "user".into(),
+            "io-error" => "I/O error".into(),
+            _ => "booted".into(),
+        },
+    })
 }
 
 impl List {
@@ -172,10 +184,7 @@ impl State {
         let name = &self.one.name;
         let store = known(name)?;
         let state = state(&store, name)?;
-        let reason = match state.as_str() {
-            "shut off" => last_ending(store.folders(), name).map_or("unknown".into(), |e| e.reason),
-            _ => "booted".into(),
-        };
+        let reason = reason(&store, name)?;
         let text = if self.reason { format!("{state} ({reason})\n") } else { format!("{state}\n") };
         data(&self.one, json!({ "state": state, "reason": reason }), &text)
     }
@@ -191,7 +200,7 @@ pub(super) fn dominfo(one: &OneData) -> Result<ExitCode, Failure> {
     let vcpus = domain.vcpus().map_err(understood)?;
     let uuid = domain.text("uuid").unwrap_or_default();
     let running = Running::find(store.folders(), &one.name)?;
-    let state = running.as_ref().map_or(Ok("shut off".to_owned()), Running::status)?;
+    let state = state(&store, &one.name)?;
     let version = domain.root().find("metadata").and_then(|m| m.find(crate::runner::blueprint::METADATA));
     let version = version.and_then(|v| v.attribute("version")).unwrap_or(kiln_vmm::config::VERSION);
     let value = json!({

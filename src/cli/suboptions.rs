@@ -30,6 +30,15 @@ impl Suboptions {
         Some(self.pairs.remove(at).1.unwrap_or_else(|| "yes".into()))
     }
 
+    /// Gives keys their first names.
+    pub(super) fn rename(&mut self, aliases: &[(&str, &str)]) {
+        for (key, _) in &mut self.pairs {
+            if let Some((_, name)) = aliases.iter().find(|(alias, _)| alias == key) {
+                *key = (*name).to_owned();
+            }
+        }
+    }
+
     /// Takes a yes or no out.
     pub(super) fn take_flag(&mut self, key: &str) -> Result<Option<bool>, Failure> {
         match self.take(key).as_deref() {

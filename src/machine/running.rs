@@ -110,7 +110,7 @@ impl Running {
         }
     }
 
-    /// `running` or `paused`.
+    /// `running`, `paused`, or `io-error` when a disk's error has paused it.
     ///
     /// # Errors
     /// As [`Running::command`].

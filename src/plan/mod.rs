@@ -8,6 +8,7 @@ mod template;
 use std::path::PathBuf;
 
 use kiln_domain::Domain;
+use kiln_image::Format;
 use serde::Serialize;
 
 use crate::failure::{Failure, Status};
@@ -40,10 +41,31 @@ pub struct Disk {
     pub path: PathBuf,
     /// It is a block device.
     pub is_block: bool,
+    /// Its format.
+    pub format: Format,
+    /// Attributes of `<driver>` other than name and type.
+    pub driver: Vec<(&'static str, String)>,
     /// The guest may not write.
     pub read_only: bool,
-    /// Bytes, when it is to be made.
-    pub make: Option<u64>,
+    /// Several machines may write.
+    pub shareable: bool,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// Its place among what firmware boots from.
+    pub boot_order: Option<u32>,
+    /// What is to be made, when it isn't there.
+    pub make: Option<NewDisk>,
+}
+
+/// A disk that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDisk {
+    /// Bytes; without, as many as its backing file has.
+    pub size: Option<u64>,
+    /// Space is taken when it is written to, not now.
+    pub sparse: bool,
+    /// What it lies on.
+    pub backing: Option<(PathBuf, Format)>,
 }
 
 /// Everything that is decided about a new machine.
@@ -97,7 +119,7 @@ struct View<'a> {
     cmdline: Option<&'a str>,
     topology: Option<TopologyView>,
     on_reboot: &'a str,
-    disks: Vec<DiskView>,
+    disks: Vec<DiskView<'a>>,
     ports: usize,
     vnc: Option<&'a Vnc>,
 }
@@ -111,13 +133,18 @@ struct TopologyView {
 }
 
 #[derive(Serialize)]
-struct DiskView {
+struct DiskView<'a> {
     r#type: &'static str,
     attribute: &'static str,
     path: String,
     target: String,
     slot: String,
+    format: &'static str,
+    driver: &'a [(&'static str, String)],
     read_only: bool,
+    shareable: bool,
+    serial: Option<&'a str>,
+    boot_order: Option<u32>,
 }
 
 impl Plan {
@@ -131,7 +158,7 @@ impl Plan {
             Step::Permanent => self.boot.as_ref(),
         };
         let path = |p: &PathBuf| p.to_string_lossy().into_owned();
-        let disks: Vec<DiskView> = self.disks.iter().enumerate().map(|(n, disk)| view(n, disk)).collect();
+        let disks: Vec<DiskView<'_>> = self.disks.iter().enumerate().map(|(n, disk)| view(n, disk)).collect();
         // One root port per PCIe device (disks and the entropy source), and the spare ones.
         let ports = disks.len() + 1 + SPARE_PORTS;
         let first = step == Step::Install && self.install.is_some();
@@ -164,7 +191,7 @@ impl Plan {
     }
 }
 
-fn view(number: usize, disk: &Disk) -> DiskView {
+fn view(number: usize, disk: &Disk) -> DiskView<'_> {
     let (kind, attribute) = if disk.is_block { ("block", "dev") } else { ("file", "file") };
     DiskView {
         r#type: kind,
@@ -172,7 +199,12 @@ fn view(number: usize, disk: &Disk) -> DiskView {
         path: disk.path.to_string_lossy().into_owned(),
         target: format!("vd{}", letters(number)),
         slot: format!("{:#04x}", number + 2),
+        format: disk.format.name(),
+        driver: &disk.driver,
         read_only: disk.read_only,
+        shareable: disk.shareable,
+        serial: disk.serial.as_deref(),
+        boot_order: disk.boot_order,
     }
 }
 
@@ -225,7 +257,8 @@ pub fn new_uuid() -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::blueprint::Blueprint;
+    use crate::runner::blueprint::{Blueprint, CacheMode};
+    use kiln_vmm::virtio::blk::OnError;
 
     fn plan(template: &str) -> Plan {
         Plan {
@@ -235,7 +268,17 @@ mod tests {
             memory_mib: 512,
             vcpus: 2,
             topology: None,
-            disks: vec![Disk { path: "/d/<x>.img".into(), is_block: false, read_only: true, make: None }],
+            disks: vec![Disk {
+                path: "/d/<x>.img".into(),
+                is_block: false,
+                format: Format::Qcow2,
+                driver: vec![("cache", "none".into()), ("error_policy", "stop".into())],
+                read_only: true,
+                shareable: false,
+                serial: Some("s&1".into()),
+                boot_order: Some(1),
+                make: None,
+            }],
             vnc: Some(Vnc { listen: "127.0.0.1".into(), port: None, password: None }),
             install: Some(Boot { kernel: "/k".into(), initrd: Some("/i".into()), cmdline: "a=\"b c\"".into() }),
             boot: None,
@@ -253,7 +296,10 @@ mod tests {
         assert_eq!((blueprint.memory, blueprint.vcpus()), (512 << 20, 2));
         assert_eq!(blueprint.cmdline, "a=\"b c\"");
         assert_eq!(blueprint.disks[0].path, PathBuf::from("/d/<x>.img"));
-        assert!(blueprint.disks[0].read_only && blueprint.legacy && blueprint.display.is_some());
+        let disk = &blueprint.disks[0];
+        assert_eq!((disk.format, disk.cache, disk.on_write_error), (Format::Qcow2, CacheMode::None, OnError::Stop));
+        assert_eq!((disk.serial.as_deref(), disk.unmap), (Some("s&1"), false));
+        assert!(disk.read_only && blueprint.legacy && blueprint.display.is_some());
         assert_eq!(blueprint.ports.len(), 4);
         let kept = plan.document(Step::Permanent).unwrap();
         assert_eq!(kept.text("os/kernel"), None);

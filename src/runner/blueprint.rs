@@ -3,6 +3,8 @@
 //! What carries the user's data or intent and can't be done is refused by name; what can be left out is listed once as
 //! a warning.
 
+mod disk;
+
 use std::path::PathBuf;
 
 use kiln_domain::address::{self, PciAddress};
@@ -12,6 +14,7 @@ use kiln_domain::{Domain, DomainError};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Status};
+pub use disk::{CacheMode, Disk, driver_values};
 
 /// Most processors of a machine.
 pub const MOST_CPUS: u32 = kiln_vmm::config::MAX_VCPUS;
@@ -59,23 +62,6 @@ pub struct Blueprint {
     pub on_crash: Action,
     /// What is left out or stood in for, a line each.
     pub warnings: Vec<String>,
-}
-
-/// A virtio disk.
-#[derive(Debug, Clone)]
-pub struct Disk {
-    /// Image or block device.
-    pub path: PathBuf,
-    /// Name as the XML has it, e.g. `vda`.
-    pub target: String,
-    /// Place.
-    pub address: PciAddress,
-    /// The guest may not write.
-    pub read_only: bool,
-    /// Several machines may write.
-    pub shareable: bool,
-    /// Serial number, at most 20 bytes.
-    pub serial: Option<String>,
 }
 
 /// `<graphics type='vnc'>`.
@@ -149,7 +135,7 @@ impl Blueprint {
 
     fn device(&mut self, device: &Element) -> Result<(), Failure> {
         match device.name() {
-            "disk" => self.disk(device),
+            "disk" => Disk::read(device, &mut self.warnings).map(|disk| self.disks.push(disk)),
             "controller" => self.controller(device),
             "interface" => Err(refuse("the machine has a network card (<interface>), which kiln can't run yet")
                 .advise("Use --network none for now.")),
@@ -176,40 +162,6 @@ impl Blueprint {
             }
             other => Err(refuse(format!("the machine has a <{other}>, which kiln does not know"))),
         }
-    }
-
-    fn disk(&mut self, device: &Element) -> Result<(), Failure> {
-        let target = device.find("target");
-        let attribute = |name: &str| target.and_then(|t| t.attribute(name)).unwrap_or_default().to_owned();
-        let name = attribute("dev");
-        let kind = device.attribute("device").unwrap_or("disk");
-        if kind != "disk" {
-            return Err(refuse(format!("the disk {name} is a {kind}; kiln has no {kind} drive yet")));
-        }
-        let bus = attribute("bus");
-        if bus != "virtio" {
-            return Err(refuse(format!("the disk {name} is on the bus '{bus}', which kiln does not have yet"))
-                .advise("Use bus=virtio, which Linux has drivers for."));
-        }
-        let driver = device.find("driver");
-        let format = driver.and_then(|d| d.attribute("type")).unwrap_or("raw");
-        if format != "raw" {
-            return Err(refuse(format!("the disk {name} has the format {format}; kiln runs raw disks so far")));
-        }
-        let source = device.find("source");
-        let path = source.and_then(|s| s.attribute("file").or_else(|| s.attribute("dev")));
-        let path = path.ok_or_else(|| refuse(format!("the disk {name} names neither a file nor a block device")))?;
-        let address = place(device)?.ok_or_else(|| no_address(device))?;
-        let serial = device.find("serial").map(Element::text).filter(|s| !s.is_empty());
-        self.disks.push(Disk {
-            path: path.into(),
-            target: name,
-            address,
-            read_only: device.find("readonly").is_some(),
-            shareable: device.find("shareable").is_some(),
-            serial,
-        });
-        Ok(())
     }
 
     fn controller(&mut self, device: &Element) -> Result<(), Failure> {

@@ -27,7 +27,7 @@ const MOST_DESCRIPTORS: usize = 4;
 
 /// What commands act on.
 pub(super) trait Subject: Send + Sync {
-    /// `running`, `paused` or `shutdown`.
+    /// `running`, `paused`, or `io-error` when a disk's error has paused it.
     fn status(&self) -> &'static str;
     /// Stops the guest where it is; it doesn't notice.
     fn pause(&self);

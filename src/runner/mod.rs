@@ -7,6 +7,7 @@
 pub mod blueprint;
 mod console;
 mod control;
+pub mod disks;
 pub mod handover;
 mod keymap;
 mod process;

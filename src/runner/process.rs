@@ -7,15 +7,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use kiln_domain::Domain;
 use kiln_domain::address::PciAddress;
 use kiln_domain::domain;
-use kiln_image::raw::Raw;
-use kiln_image::{Access, BlockDevice};
+use kiln_image::Image;
 use kiln_rfb::{FrameSource, Password, Rect, Server, Settings};
 use kiln_vmm::config::{
     Action, Actions, Backing, Config, Display, Legacy, Linux, Memory, PciDevice, PciKind, Rtc, Topology,
@@ -24,15 +23,18 @@ use kiln_vmm::display::VideoMemory;
 use kiln_vmm::machine::{Event, Machine, Outcome};
 use kiln_vmm::pci::Place;
 use kiln_vmm::thread::{Role, spawn};
+use kiln_vmm::virtio::blk::{Consequence, DiskError, Drive, Witness};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::blueprint::{Blueprint, Vnc};
+use super::blueprint::{Blueprint, CacheMode, Vnc};
 use super::console::Console;
 use super::control::{self, Subject};
+use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
 use super::screen::{Hands, Screen};
 use super::start::Record;
-use crate::failure::{Failure, Status};
+use crate::failure::{self, Failure};
 
 /// Viewers at once.
 const MOST_VIEWERS: usize = 64;
@@ -40,6 +42,7 @@ const MOST_VIEWERS: usize = 64;
 /// What the main thread is woken for.
 pub(super) enum Wake {
     Event(Event),
+    Disk(DiskError),
     Reset,
     Quit,
 }
@@ -109,6 +112,8 @@ struct Life {
     console: Option<Arc<Console>>,
     server: Option<Server>,
     state: Arc<State>,
+    images: Vec<Arc<Image>>,
+    troubles: Arc<AtomicUsize>,
     wakes: Receiver<Wake>,
     outcome: Option<File>,
     // Held until the end: the machine runs as long as this is locked.
@@ -118,22 +123,33 @@ struct Life {
 struct State {
     machine: Arc<Machine>,
     screen: Option<Arc<Screen>>,
-    status: AtomicU8,
+    status: Mutex<Status>,
 }
 
-const RUNNING: u8 = 0;
-const PAUSED: u8 = 1;
+/// Whether the guest runs, and why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Running,
+    Paused,
+    IoError,
+}
+
+/// Requests that failed and that the main thread has yet to hear of; more are not told, unless they stop the machine.
+const MOST_TROUBLES: usize = 64;
 
 impl Life {
     fn begin(order: &Order, files: &mut Descriptors) -> Result<Self, Failure> {
         let understood = Domain::parse(&order.xml)
-            .map_err(|e| Failure::new(Status::Failed, "the definition can't be understood").because(&e))?;
+            .map_err(|e| Failure::new(failure::Status::Failed, "the definition can't be understood").because(&e))?;
         let blueprint = Blueprint::read(&understood)?;
-        let config = config(&blueprint, files)?;
+        let (wake, wakes) = mpsc::channel();
+        let troubles = Arc::new(AtomicUsize::new(0));
+        let images = images(&blueprint, order, files)?;
+        let config = config(&blueprint, &images, &witness(wake.clone(), troubles.clone()), files)?;
         let (machine, events) = Machine::new(config).map_err(|e| refusal(&e))?;
         let machine = Arc::new(machine);
-        let (wake, wakes) = mpsc::channel();
-        let host = |e: io::Error| Failure::new(Status::Failed, "the machine's process can't be set up").because(&e);
+        let host =
+            |e: io::Error| Failure::new(failure::Status::Failed, "the machine's process can't be set up").because(&e);
         forward(events, wake.clone()).map_err(host)?;
         let console = match (machine.serial(0), files.remove("console")) {
             (Some(serial), Some(listener)) => {
@@ -148,7 +164,7 @@ impl Life {
             }
             _ => None,
         };
-        let state = Arc::new(State { machine: machine.clone(), screen, status: AtomicU8::new(RUNNING) });
+        let state = Arc::new(State { machine: machine.clone(), screen, status: Mutex::new(Status::Running) });
         if let Some(listener) = files.remove("control") {
             control::serve(UnixListener::from(listener), state.clone(), wake.clone()).map_err(host)?;
         }
@@ -156,7 +172,7 @@ impl Life {
         write_down(&order.record, file(files, "record")?).map_err(host)?;
         machine.start();
         let outcome = files.remove("outcome").map(File::from);
-        Ok(Self { machine, console, server, state, wakes, outcome, _lock: files.remove("lock") })
+        Ok(Self { machine, console, server, state, images, troubles, wakes, outcome, _lock: files.remove("lock") })
     }
 
     fn live(&mut self) {
@@ -172,6 +188,23 @@ impl Life {
         if let Some(console) = &self.console {
             console.drain();
         }
+        for image in &self.images {
+            if let Err(error) = image.close() {
+                log::error!("{}", chain(&error));
+            }
+        }
+    }
+
+    fn disk_failed(&self, error: &DiskError) {
+        let (drive, operation, why) = (&error.drive, error.operation, &error.why);
+        match error.consequence {
+            Consequence::Reported => log::warn!("{drive}: a {operation} failed, and the guest was told: {why}"),
+            Consequence::Ignored => log::warn!("{drive}: a {operation} failed, and the guest wasn't told: {why}"),
+            Consequence::Stopped => {
+                self.state.pause_for(Status::IoError);
+                log::error!("{drive}: a {operation} failed, and the machine is paused; resume tries again: {why}");
+            }
+        }
     }
 
     fn follow(&self) -> Ending {
@@ -183,7 +216,11 @@ impl Life {
                     if let Err(error) = self.machine.reset() {
                         return end("failed", Some(chain(&error)));
                     }
-                    self.state.status.store(RUNNING, Ordering::Release);
+                    *self.state.status.lock() = Status::Running;
+                }
+                Wake::Disk(error) => {
+                    self.troubles.fetch_sub(1, Ordering::AcqRel);
+                    self.disk_failed(&error);
                 }
                 Wake::Event(event) => {
                     let (reason, detail) = match &event {
@@ -194,7 +231,7 @@ impl Life {
                     log::info!("the guest: {reason} {}", detail.as_deref().unwrap_or_default());
                     match self.machine.act(&event) {
                         Ok(Outcome::Runs) => {}
-                        Ok(Outcome::Stands) => self.state.status.store(PAUSED, Ordering::Release),
+                        Ok(Outcome::Stands) => *self.state.status.lock() = Status::Paused,
                         Ok(Outcome::Ended) => return end(reason, detail),
                         Err(error) => return end("failed", Some(chain(&error))),
                     }
@@ -205,19 +242,49 @@ impl Life {
     }
 }
 
+impl State {
+    fn pause_for(&self, why: Status) {
+        let mut status = self.status.lock();
+        if *status == Status::Running {
+            self.machine.pause();
+        }
+        // What the disk still waits for outweighs that the user has stopped it, too.
+        if *status != Status::IoError {
+            *status = why;
+        }
+    }
+}
+
+// Tells the main thread of requests that failed. A guest that makes them faster than they can be told loses some.
+fn witness(wake: Sender<Wake>, troubles: Arc<AtomicUsize>) -> Arc<Witness> {
+    Arc::new(move |error| {
+        if troubles.fetch_add(1, Ordering::AcqRel) >= MOST_TROUBLES && error.consequence != Consequence::Stopped {
+            troubles.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
+        // It is gone only when the process is about to be.
+        let _ = wake.send(Wake::Disk(error));
+    })
+}
+
 impl Subject for State {
     fn status(&self) -> &'static str {
-        if self.status.load(Ordering::Acquire) == PAUSED { "paused" } else { "running" }
-    }
-
-    fn pause(&self) {
-        if self.status.swap(PAUSED, Ordering::AcqRel) == RUNNING {
-            self.machine.pause();
+        match *self.status.lock() {
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::IoError => "io-error",
         }
     }
 
+    fn pause(&self) {
+        self.pause_for(Status::Paused);
+    }
+
     fn resume(&self) {
-        if self.status.swap(RUNNING, Ordering::AcqRel) == PAUSED {
+        // Held throughout: of a pause and a resume that come at once, one is done when the other begins.
+        let mut status = self.status.lock();
+        if *status != Status::Running {
+            *status = Status::Running;
             self.machine.resume();
         }
     }
@@ -317,8 +384,8 @@ fn refusal(error: &kiln_vmm::machine::Error) -> Failure {
         .filter_map(|e| e.downcast_ref::<io::Error>())
         .any(|e| e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()));
     let status = match error {
-        Error::Kvm(_) => Status::NoKvm,
-        _ => Status::Failed,
+        Error::Kvm(_) => failure::Status::NoKvm,
+        _ => failure::Status::Failed,
     };
     let failure = Failure::new(status, "the machine can't be made").because(error);
     match error {
@@ -334,10 +401,31 @@ fn write_down(record: &Record, to: OwnedFd) -> io::Result<()> {
 }
 
 fn file(files: &mut Descriptors, label: &str) -> Result<OwnedFd, Failure> {
-    files.remove(label).ok_or_else(|| Failure::new(Status::Failed, format!("the machine's process got no {label}")))
+    files
+        .remove(label)
+        .ok_or_else(|| Failure::new(failure::Status::Failed, format!("the machine's process got no {label}")))
 }
 
-fn config(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Config, Failure> {
+// The images of all disks, of the files that came with the order.
+fn images(blueprint: &Blueprint, order: &Order, files: &mut Descriptors) -> Result<Vec<Arc<Image>>, Failure> {
+    let mut all = Vec::new();
+    for (number, disk) in blueprint.disks.iter().enumerate() {
+        let names = order.disks.get(number).map(Vec::as_slice).unwrap_or_default();
+        let mut chain = Vec::new();
+        for (depth, name) in names.iter().enumerate() {
+            chain.push((name.clone(), file(files, &handover::disk_label(number, depth))?));
+        }
+        all.push(disks::open_handed(disk, chain)?);
+    }
+    Ok(all)
+}
+
+fn config(
+    blueprint: &Blueprint,
+    images: &[Arc<Image>],
+    witness: &Arc<Witness>,
+    files: &mut Descriptors,
+) -> Result<Config, Failure> {
     let domain::Topology { sockets, dies, cores, threads } = blueprint.cpus;
     let offset = if blueprint.local_time { super::start::local_offset() } else { 0 };
     let legacy = Legacy { rtc: Some(Rtc { offset }), ..Legacy::full() };
@@ -346,7 +434,7 @@ fn config(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Config, Fail
         None => None,
         Some(address) => {
             let memory = VideoMemory::new()
-                .map_err(|e| Failure::new(Status::Failed, "the display's memory can't be had").because(&e))?;
+                .map_err(|e| Failure::new(failure::Status::Failed, "the display's memory can't be had").because(&e))?;
             Some(Display { place: place(blueprint, address)?, memory })
         }
     };
@@ -361,7 +449,7 @@ fn config(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Config, Fail
         },
         uuid: blueprint.uuid,
         legacy: Legacy { serials: usize::from(blueprint.serial), ..legacy },
-        pci: devices(blueprint, files)?,
+        pci: devices(blueprint, images, witness)?,
         display,
         actions: Actions {
             poweroff: action(blueprint.on_poweroff),
@@ -387,42 +475,35 @@ fn place(blueprint: &Blueprint, address: PciAddress) -> Result<Place, Failure> {
     let port = blueprint.ports.iter().find(|(index, _)| *index == address.bus);
     match port {
         Some((_, port)) if address.slot == 0 => Ok(Place::behind(port.slot, port.function, address.function)),
-        _ => Err(Failure::new(Status::Failed, format!("nothing can be plugged at the PCI address {address}"))
+        _ => Err(Failure::new(failure::Status::Failed, format!("nothing can be plugged at the PCI address {address}"))
             .why("behind a root port there is slot 0 alone, and each bus needs a root port of that index")),
     }
 }
 
-fn devices(blueprint: &Blueprint, files: &mut Descriptors) -> Result<Vec<PciDevice>, Failure> {
+fn devices(blueprint: &Blueprint, images: &[Arc<Image>], witness: &Arc<Witness>) -> Result<Vec<PciDevice>, Failure> {
     let mut all = Vec::new();
     for (index, port) in &blueprint.ports {
         let multifunction = blueprint.ports.iter().any(|(_, p)| p.slot == port.slot && p.function != 0);
         let kind = PciKind::RootPort { slot: u16::from(*index), multifunction };
         all.push(PciDevice { place: place(blueprint, *port)?, kind });
     }
-    for (number, disk) in blueprint.disks.iter().enumerate() {
-        let file = File::from(file(files, &format!("disk{number}"))?);
-        let name = disk.path.display().to_string();
-        let raw = Raw::from_file(file, &name, disk.access())
-            .map_err(|e| Failure::new(Status::Failed, format!("the disk {name} can't be used")).because(&e))?;
-        let backend: Arc<dyn BlockDevice> = Arc::new(raw);
-        let queues = u16::try_from(blueprint.vcpus()).unwrap_or(u16::MAX);
-        let serial = disk.serial.clone().unwrap_or_default();
-        let kind = PciKind::Disk { disk: backend, queues, serial };
-        all.push(PciDevice { place: place(blueprint, disk.address)?, kind });
+    for (disk, image) in blueprint.disks.iter().zip(images) {
+        let drive = Drive {
+            queues: u16::try_from(blueprint.vcpus()).unwrap_or(u16::MAX),
+            serial: disk.serial.clone().unwrap_or_default(),
+            write_cache: disk.cache.has_write_cache(),
+            ignore_flush: disk.cache == CacheMode::Unsafe,
+            unmap: disk.unmap,
+            detect_zeroes: disk.detect_zeroes,
+            on_read_error: disk.on_read_error,
+            on_write_error: disk.on_write_error,
+            witness: witness.clone(),
+            ..Drive::new(&disk.target, image.clone())
+        };
+        all.push(PciDevice { place: place(blueprint, disk.address)?, kind: PciKind::Disk(drive) });
     }
     for address in &blueprint.rngs {
         all.push(PciDevice { place: place(blueprint, *address)?, kind: PciKind::Rng });
     }
     Ok(all)
-}
-
-impl super::blueprint::Disk {
-    /// How its file is used.
-    pub fn access(&self) -> Access {
-        match (self.read_only, self.shareable) {
-            (true, _) => Access::ReadOnly,
-            (false, true) => Access::SharedWrite,
-            (false, false) => Access::Write,
-        }
-    }
 }

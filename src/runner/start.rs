@@ -2,6 +2,7 @@
 //!
 //! Ports and sockets are bound and disks locked before anything is written down, so that two starts never meet.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
@@ -15,8 +16,9 @@ use kiln_domain::Domain;
 use kiln_vmm::probe;
 use serde::{Deserialize, Serialize};
 
-use super::blueprint::{Blueprint, Disk, Vnc};
-use super::handover::{self, Answer, Descriptors};
+use super::blueprint::{Blueprint, Vnc};
+use super::disks;
+use super::handover::{self, Answer, Descriptors, Order};
 use crate::failure::{Failure, Status};
 use crate::host::TrialResult;
 use crate::machine::folders::{self, Folders};
@@ -70,7 +72,7 @@ pub fn rehearse(blueprint: &Blueprint, is_there: impl Fn(&Path) -> bool) -> Resu
         }
     }
     for disk in blueprint.disks.iter().filter(|disk| is_there(&disk.path)) {
-        open_disk(disk)?;
+        disks::open(disk)?;
     }
     blueprint.vnc.as_ref().map(listen).transpose()?;
     kvm().map(drop)
@@ -97,6 +99,7 @@ pub fn start(folders: &Folders, domain: &Domain) -> Result<(Record, Blueprint), 
 
 struct Opened {
     files: Descriptors,
+    chains: Vec<Vec<OsString>>,
     record: Record,
 }
 
@@ -108,8 +111,11 @@ impl Opened {
         if let Some(initrd) = &blueprint.initrd {
             files.insert("initrd".into(), plain_file("initrd", initrd)?.into());
         }
+        let mut chains = Vec::new();
         for (number, disk) in blueprint.disks.iter().enumerate() {
-            files.insert(format!("disk{number}"), open_disk(disk)?.into());
+            let (names, opened): (Vec<_>, Vec<_>) = disks::open(disk)?.into_iter().unzip();
+            files.extend((0..).zip(opened).map(|(depth, file)| (handover::disk_label(number, depth), file)));
+            chains.push(names);
         }
         let vnc = blueprint.vnc.as_ref().map(listen).transpose()?;
         let (vnc, address) = vnc.map_or((None, None), |(l, a)| (Some(l), Some(a)));
@@ -131,7 +137,11 @@ impl Opened {
             files.insert(label.into(), file.into());
         }
         let vnc_password = blueprint.vnc.as_ref().is_some_and(|v| v.password.is_some());
-        Ok(Self { files, record: Record { pid: 0, vnc: address, vnc_password, console, control, transient: false } })
+        Ok(Self {
+            files,
+            chains,
+            record: Record { pid: 0, vnc: address, vnc_password, console, control, transient: false },
+        })
     }
 }
 
@@ -180,36 +190,6 @@ fn plain_file(what: &str, path: &Path) -> Result<File, Failure> {
         Ok(file) if file.metadata().is_ok_and(|m| m.is_dir()) => refuse(Status::Failed, "it is a folder".into()),
         Ok(file) => Ok(file),
     }
-}
-
-fn open_disk(disk: &Disk) -> Result<File, Failure> {
-    let path = disk.path.display();
-    let refuse = |status, why: &str| Failure::new(status, format!("the disk {path} can't be used")).why(why);
-    let about = match fs::metadata(&disk.path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(refuse(Status::NotFound, "there is no such file")
-                .advise("Put it back, or change the machine's definition."));
-        }
-        other => other.map_err(|e| refuse(Status::Failed, &e.to_string()))?,
-    };
-    if about.is_dir() {
-        return Err(refuse(Status::Failed, "it is a folder").advise("Name the image file in it."));
-    }
-    let access = disk.access();
-    let file = File::options()
-        .read(true)
-        .write(access.writes())
-        .open(&disk.path)
-        .map_err(|e| refuse(Status::Failed, &e.to_string()).advise("Look at its permissions: ls -l shows them."))?;
-    kiln_image::lock::acquire(&file, &path.to_string(), access).map_err(|e| {
-        let status = if matches!(e, kiln_image::Error::InUse { .. }) { Status::Conflict } else { Status::Failed };
-        let failure = refuse(status, &e.to_string());
-        match e.hint() {
-            Some(hint) => failure.advise(hint),
-            None => failure,
-        }
-    })?;
-    Ok(file)
 }
 
 /// Binds the VNC server's port: the one that is asked for, or the first free one.
@@ -291,8 +271,14 @@ fn launch(folders: &Folders, name: &str, domain: &Domain, opened: &Opened) -> Re
         .current_dir("/")
         .spawn()
         .map_err(trouble)?;
-    let answer = handover::send_order(&mut ours, &domain.to_string(), &opened.record, &opened.files)
-        .and_then(|()| handover::receive::<Answer>(&mut ours));
+    let order = Order {
+        xml: domain.to_string(),
+        record: opened.record.clone(),
+        disks: opened.chains.clone(),
+        labels: Vec::new(),
+    };
+    let answer =
+        handover::send_order(&mut ours, order, &opened.files).and_then(|()| handover::receive::<Answer>(&mut ours));
     match answer {
         Ok(answer) => {
             let pid = child.id();

@@ -105,9 +105,9 @@ fn what_is_not_there_yet_is_named() {
     let rows: &[(&[&str], &str)] = &[
         (&["--network", "bridge=br0"], "not yet: --network bridge=br0"),
         (&["--cdrom", "/x.iso"], "not yet: --cdrom"),
-        (&["--disk", "size=1,format=qcow2"], "not yet: --disk format=qcow2"),
+        (&["--disk", "size=1,format=vmdk"], "kiln runs raw and qcow2"),
         (&["--disk", "size=1,bus=sata"], "not yet: --disk bus=sata"),
-        (&["--disk", "size=1,cache=none"], "not yet: --disk cache="),
+        (&["--disk", "size=1,device=cdrom"], "not yet: --disk device=cdrom"),
         (&["--boot", "uefi"], "not yet: --boot uefi"),
         (&["--location", "nfs://server/tree"], "not yet: nfs"),
         (&["--vcpus", "2,maxvcpus=4"], "not yet: --vcpus maxvcpus="),

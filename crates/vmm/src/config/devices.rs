@@ -1,11 +1,9 @@
 //! Devices that are plugged into PCI, each with its place. Places are the caller's: the monitor gives none by itself.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-
-use kiln_image::BlockDevice;
 
 use crate::pci::Place;
+use crate::virtio::blk::Drive;
 
 /// A device in its place. Root ports come before what is behind them.
 pub struct PciDevice {
@@ -25,14 +23,7 @@ pub enum PciKind {
         multifunction: bool,
     },
     /// A virtio disk.
-    Disk {
-        /// What is behind it.
-        disk: Arc<dyn BlockDevice>,
-        /// Queues, 1 to 64.
-        queues: u16,
-        /// Serial number; the guest sees 20 bytes of it.
-        serial: String,
-    },
+    Disk(Drive),
     /// A virtio entropy source, fed by the host's.
     Rng,
     /// A virtio console with one port.
@@ -52,7 +43,7 @@ impl std::fmt::Debug for PciDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match self.kind {
             PciKind::RootPort { .. } => "root port",
-            PciKind::Disk { .. } => "disk",
+            PciKind::Disk(_) => "disk",
             PciKind::Rng => "rng",
             PciKind::Console { .. } => "console",
         };

@@ -62,7 +62,7 @@ fn make(device: &PciDevice, socket: &Socket) -> Result<Arc<dyn PciFunction>, Err
             let line = socket.pci.line(device.place, root_port::PIN)?;
             return Ok(RootPort::new(device.place, *slot, *multifunction, line, socket.messages.vector()?));
         }
-        PciKind::Disk { disk, queues, serial } => Blk::new(disk.clone(), *queues, serial),
+        PciKind::Disk(drive) => Blk::new(drive.clone()),
         PciKind::Rng => Rng::new(),
         PciKind::Console { input, output, columns, rows } => {
             let ends = Endpoints { input: input.try_clone()?, output: output.try_clone()? };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::bits::*;
-use super::blk::Blk;
+use super::blk::{Blk, Drive};
 use super::device::{Outcome, VirtioDevice};
 use super::ring::{Addresses, Progress, Ring};
 use super::rng::Rng;
@@ -81,8 +81,8 @@ fn write_requests(memory: &GuestRam, at: &Addresses, input: &mut Input<'_>) {
 fn device(choice: u8) -> Arc<dyn VirtioDevice> {
     match choice % 4 {
         0 => Rng::new(),
-        1 => Blk::new(MemoryDisk::new(0x8000, true), 1, "read-only"),
-        _ => Blk::new(MemoryDisk::new(0x8000, false), 1, "disk"),
+        1 => Blk::new(Drive::new("read-only", MemoryDisk::new(0x8000, true))),
+        _ => Blk::new(Drive::new("disk", MemoryDisk::new(0x8000, false))),
     }
 }
 
