@@ -135,6 +135,27 @@ pub(super) fn reset(one: &One) -> Result<ExitCode, Failure> {
     done(&format!("Domain '{}' was reset\n", one.name))
 }
 
+pub(super) fn suspend(one: &One) -> Result<ExitCode, Failure> {
+    let store = known(&one.name)?;
+    let running = Running::get(store.folders(), &one.name)?;
+    if running.status()? != "running" {
+        return Err(Failure::new(Status::Conflict, format!("{:?} is paused already", one.name))
+            .advise(format!("kiln domstate --reason {0} tells why; kiln resume {0} lets it go on.", one.name)));
+    }
+    running.command("stop", None)?;
+    done(&format!("Domain '{}' suspended\n", one.name))
+}
+
+pub(super) fn resume(one: &One) -> Result<ExitCode, Failure> {
+    let store = known(&one.name)?;
+    let running = Running::get(store.folders(), &one.name)?;
+    if running.status()? == "running" {
+        return Err(Failure::new(Status::Conflict, format!("{:?} is not paused", one.name)));
+    }
+    running.command("cont", None)?;
+    done(&format!("Domain '{}' resumed\n", one.name))
+}
+
 pub(super) fn undefine(one: &One) -> Result<ExitCode, Failure> {
     let store = known(&one.name)?;
     if is_running(store.folders(), &one.name) {

@@ -60,6 +60,8 @@ pub struct Ending {
 /// Runs the machine whose order waits on standard input.
 pub fn main() -> ExitCode {
     start_log();
+    // A write past the limit for files is to fail, not to end the machine.
+    let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::default());
     // Nothing that happens to the starter's terminal happens to the machine. It fails only for a group's leader.
     let _ = rustix::process::setsid();
     match attend() {

@@ -71,9 +71,9 @@ pub fn rehearse(blueprint: &Blueprint, is_there: impl Fn(&Path) -> bool) -> Resu
             plain_file(what, path)?;
         }
     }
-    for disk in blueprint.disks.iter().filter(|disk| is_there(&disk.path)) {
-        disks::open(disk)?;
-    }
+    // All at once: two of them may be one.
+    let there = blueprint.disks.iter().filter(|disk| is_there(&disk.path));
+    let _held = there.map(disks::open).collect::<Result<Vec<_>, _>>()?;
     blueprint.vnc.as_ref().map(listen).transpose()?;
     kvm().map(drop)
 }

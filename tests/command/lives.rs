@@ -213,7 +213,7 @@ fn twenty_starts_and_stops_leave_nothing() {
     assert_eq!(processes(&home).len(), 1);
     home.kiln(&["destroy", "web"]).ends(0);
     home.kiln(&["undefine", "web"]).ends(0);
-    assert_eq!(home.files(), [home.path("initrd"), home.store("data/images/web.img")].into());
+    assert_eq!(home.files(), [home.path("initrd"), home.store("data/images/web.qcow2")].into());
 }
 
 #[test]

@@ -164,6 +164,10 @@ impl Files for HostFiles {
     }
 }
 
+fn below_itself(name: String) -> Error {
+    Error::Damaged { name, what: "it lies below itself".into() }
+}
+
 /// Where files come from, and those that the chain has so far, by device and inode.
 struct Descent<'f> {
     files: &'f dyn Files,
@@ -173,6 +177,15 @@ struct Descent<'f> {
 impl<'f> Descent<'f> {
     fn new(files: &'f dyn Files) -> Self {
         Self { files, above: HashSet::new() }
+    }
+
+    // An image that lies below itself finds its own lock in the way.
+    fn explain(&self, error: Error, path: &Path) -> Error {
+        let is_above = |about: std::fs::Metadata| self.above.contains(&(about.dev(), about.ino()));
+        match error {
+            Error::InUse { name, .. } if std::fs::metadata(path).is_ok_and(is_above) => below_itself(name),
+            other => other,
+        }
     }
 }
 
@@ -194,7 +207,8 @@ impl Image {
     }
 
     fn open_in(path: &Path, how: Open, descent: &mut Descent<'_>) -> Result<Self, Error> {
-        Self::on(descent.files.open(path, how)?, path, how, descent)
+        let file = descent.files.open(path, how).map_err(|error| descent.explain(error, path))?;
+        Self::on(file, path, how, descent)
     }
 
     /// As [`open`](Self::open), with the file open already. It is locked when `how` says so; `path` is where what lies
@@ -272,7 +286,7 @@ impl Image {
         let name = || path.display().to_string();
         let about = file.file().metadata().map_err(|source| Error::Open { path: path.into(), source })?;
         if !descent.above.insert((about.dev(), about.ino())) {
-            return Err(Error::Damaged { name: name(), what: "it lies below itself".into() });
+            return Err(below_itself(name()));
         }
         if descent.above.len() > DEEPEST {
             return Err(Error::Damaged { name: name(), what: format!("it lies below {DEEPEST} others") });
@@ -323,6 +337,9 @@ impl Image {
     }
 
     fn see_qcow2(&mut self, header: Header, how: Open) -> Result<(), Error> {
+        if how.access.writes() && !how.even_corrupt {
+            qcow2::image::refuse_corrupt(&header, self.storage.name())?;
+        }
         let options = qcow2::Options {
             read_only: !how.writes(),
             no_barriers: how.no_barriers,
