@@ -6,12 +6,13 @@
 
 pub mod blueprint;
 mod console;
-mod control;
 pub mod disks;
 pub mod handover;
 mod keymap;
 mod process;
+mod qmp;
 mod screen;
 pub mod start;
+mod state;
 
 pub use process::{Ending, main};

@@ -15,7 +15,7 @@ use kiln_domain::Domain;
 use kiln_domain::address::PciAddress;
 use kiln_domain::domain;
 use kiln_image::Image;
-use kiln_rfb::{FrameSource, Password, Rect, Server, Settings};
+use kiln_rfb::{Password, Server, Settings};
 use kiln_vmm::config::{
     Action, Actions, Backing, Config, Display, Legacy, Linux, Memory, PciDevice, PciKind, Rtc, Topology,
 };
@@ -24,16 +24,17 @@ use kiln_vmm::machine::{Event, Machine, Outcome};
 use kiln_vmm::pci::Place;
 use kiln_vmm::thread::{Role, spawn};
 use kiln_vmm::virtio::blk::{Consequence, DiskError, Drive, Witness};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::blueprint::{Blueprint, CacheMode, Vnc};
 use super::console::Console;
-use super::control::{self, Subject};
 use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
+use super::qmp::{self, Hub};
 use super::screen::{Hands, Screen};
 use super::start::Record;
+use super::state::{RunningDisk, State};
 use crate::failure::{self, Failure};
 
 /// Viewers at once.
@@ -44,7 +45,8 @@ pub(super) enum Wake {
     Event(Event),
     Disk(DiskError),
     Reset,
-    Quit,
+    /// Why, in QMP's words.
+    Quit(&'static str),
 }
 
 /// How a machine's last run ended, as it is written down.
@@ -114,26 +116,11 @@ struct Life {
     console: Option<Arc<Console>>,
     server: Option<Server>,
     state: Arc<State>,
-    images: Vec<Arc<Image>>,
     troubles: Arc<AtomicUsize>,
     wakes: Receiver<Wake>,
     outcome: Option<File>,
     // Held until the end: the machine runs as long as this is locked.
     _lock: Option<OwnedFd>,
-}
-
-struct State {
-    machine: Arc<Machine>,
-    screen: Option<Arc<Screen>>,
-    status: Mutex<Status>,
-}
-
-/// Whether the guest runs, and why not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Status {
-    Running,
-    Paused,
-    IoError,
 }
 
 /// Requests that failed and that the main thread has yet to hear of; more are not told, unless they stop the machine.
@@ -166,20 +153,24 @@ impl Life {
             }
             _ => None,
         };
-        let state = Arc::new(State { machine: machine.clone(), screen, status: Mutex::new(Status::Running) });
+        let hub = Arc::new(Hub::default());
+        let disks = running_disks(&blueprint, images)?;
+        let about = (blueprint.name.as_str(), &order.record);
+        let state = State::new(about, machine.clone(), screen, disks, (hub.clone(), wake.clone()));
         if let Some(listener) = files.remove("control") {
-            control::serve(UnixListener::from(listener), state.clone(), wake.clone()).map_err(host)?;
+            qmp::serve(UnixListener::from(listener), hub, state.clone()).map_err(host)?;
         }
         end_on_signals(wake).map_err(host)?;
         write_down(&order.record, file(files, "record")?).map_err(host)?;
         machine.start();
         let outcome = files.remove("outcome").map(File::from);
-        Ok(Self { machine, console, server, state, images, troubles, wakes, outcome, _lock: files.remove("lock") })
+        Ok(Self { machine, console, server, state, troubles, wakes, outcome, _lock: files.remove("lock") })
     }
 
     fn live(&mut self) {
-        let ending = self.follow();
+        let (ending, by_guest, reason) = self.follow();
         log::info!("the machine ended: {}", ending.reason);
+        self.state.hub().tell("SHUTDOWN", Some(json!({ "guest": by_guest, "reason": reason })));
         self.machine.pause();
         if let Some(server) = &self.server {
             server.disconnect_all();
@@ -190,70 +181,62 @@ impl Life {
         if let Some(console) = &self.console {
             console.drain();
         }
-        for image in &self.images {
-            if let Err(error) = image.close() {
+        for running in self.state.all_disks() {
+            if let Err(error) = running.image.close() {
                 log::error!("{}", chain(&error));
             }
         }
+        self.state.hub().close();
     }
 
-    fn disk_failed(&self, error: &DiskError) {
-        let (drive, operation, why) = (&error.drive, error.operation, &error.why);
-        match error.consequence {
-            Consequence::Reported => log::warn!("{drive}: a {operation} failed, and the guest was told: {why}"),
-            Consequence::Ignored => log::warn!("{drive}: a {operation} failed, and the guest wasn't told: {why}"),
-            Consequence::Stopped => {
-                self.state.pause_for(Status::IoError);
-                log::error!("{drive}: a {operation} failed, and the machine is paused; resume tries again: {why}");
-            }
-        }
-    }
-
-    fn follow(&self) -> Ending {
+    // How it ends, whether the guest has ended it, and why in QMP's words.
+    fn follow(&self) -> (Ending, bool, &'static str) {
         let end = |reason: &str, detail: Option<String>| Ending { reason: reason.into(), detail };
         while let Ok(wake) = self.wakes.recv() {
             match wake {
-                Wake::Quit => return end("destroyed", None),
+                Wake::Quit(why) => return (end("destroyed", None), false, why),
                 Wake::Reset => {
                     if let Err(error) = self.machine.reset() {
-                        return end("failed", Some(chain(&error)));
+                        return (end("failed", Some(chain(&error))), false, "host-error");
                     }
-                    *self.state.status.lock() = Status::Running;
+                    self.was_reset(false, "host-qmp-system-reset");
                 }
                 Wake::Disk(error) => {
                     self.troubles.fetch_sub(1, Ordering::AcqRel);
-                    self.disk_failed(&error);
+                    self.state.disk_failed(&error);
                 }
                 Wake::Event(event) => {
-                    let (reason, detail) = match &event {
-                        Event::PoweredOff => ("shutdown", None),
-                        Event::Reset(cause) => ("reboot", Some(format!("{cause:?}"))),
-                        Event::Broken(fault) => ("crashed", Some(fault.to_string())),
-                    };
-                    log::info!("the guest: {reason} {}", detail.as_deref().unwrap_or_default());
-                    match self.machine.act(&event) {
-                        Ok(Outcome::Runs) => {}
-                        Ok(Outcome::Stands) => *self.state.status.lock() = Status::Paused,
-                        Ok(Outcome::Ended) => return end(reason, detail),
-                        Err(error) => return end("failed", Some(chain(&error))),
+                    if let Some(ended) = self.happened(&event) {
+                        return ended;
                     }
                 }
             }
         }
-        end("failed", Some("nothing is left that could end the machine".into()))
+        (end("failed", Some("nothing is left that could end the machine".into())), false, "host-error")
     }
-}
 
-impl State {
-    fn pause_for(&self, why: Status) {
-        let mut status = self.status.lock();
-        if *status == Status::Running {
-            self.machine.pause();
+    fn happened(&self, event: &Event) -> Option<(Ending, bool, &'static str)> {
+        let (reason, detail, told) = match event {
+            Event::PoweredOff => ("shutdown", None, "guest-shutdown"),
+            Event::Reset(cause) => ("reboot", Some(format!("{cause:?}")), "guest-reset"),
+            Event::Broken(fault) => ("crashed", Some(fault.to_string()), "guest-panic"),
+        };
+        log::info!("the guest: {reason} {}", detail.as_deref().unwrap_or_default());
+        match self.machine.act(event) {
+            Ok(Outcome::Runs) => self.was_reset(true, told),
+            Ok(Outcome::Stands) => self.state.stands(),
+            Ok(Outcome::Ended) => return Some((Ending { reason: reason.into(), detail }, true, told)),
+            Err(error) => {
+                let ending = Ending { reason: "failed".into(), detail: Some(chain(&error)) };
+                return Some((ending, false, "host-error"));
+            }
         }
-        // What the disk still waits for outweighs that the user has stopped it, too.
-        if *status != Status::IoError {
-            *status = why;
-        }
+        None
+    }
+
+    fn was_reset(&self, by_guest: bool, reason: &str) {
+        self.state.was_reset();
+        self.state.hub().tell("RESET", Some(json!({ "guest": by_guest, "reason": reason })));
     }
 }
 
@@ -269,57 +252,7 @@ fn witness(wake: Sender<Wake>, troubles: Arc<AtomicUsize>) -> Arc<Witness> {
     })
 }
 
-impl Subject for State {
-    fn status(&self) -> &'static str {
-        match *self.status.lock() {
-            Status::Running => "running",
-            Status::Paused => "paused",
-            Status::IoError => "io-error",
-        }
-    }
-
-    fn pause(&self) {
-        self.pause_for(Status::Paused);
-    }
-
-    fn resume(&self) {
-        // Held throughout: of a pause and a resume that come at once, one is done when the other begins.
-        let mut status = self.status.lock();
-        if *status != Status::Running {
-            *status = Status::Running;
-            self.machine.resume();
-        }
-    }
-
-    fn press_power_button(&self) {
-        self.machine.press_power_button();
-    }
-
-    fn screenshot(&self, to: OwnedFd) -> Result<(), String> {
-        let screen = self.screen.as_ref().ok_or("the machine has no display")?;
-        let size = screen.size();
-        let mut pixels = vec![0; size.area()];
-        // A guest that changes its mode right now gets a second look.
-        if !screen.copy(size.rect(), &mut pixels) && !screen.copy(screen.size().rect(), &mut pixels) {
-            return Err("the guest changes its screen's size right now; try again".into());
-        }
-        png(size.rect(), &pixels, File::from(to)).map_err(|e| format!("the picture can't be written: {e}"))
-    }
-}
-
-fn png(area: Rect, pixels: &[u32], to: File) -> Result<(), png::EncodingError> {
-    let mut encoder = png::Encoder::new(io::BufWriter::new(to), area.w, area.h);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    // Screens are flat: the fast way is nearly as small, and the guest's host has better to do.
-    encoder.set_compression(png::Compression::Fast);
-    let bytes: Vec<u8> = pixels.iter().flat_map(|p| [(p >> 16) as u8, (p >> 8) as u8, *p as u8]).collect();
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&bytes)?;
-    writer.finish()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -345,7 +278,7 @@ fn end_on_signals(wake: Sender<Wake>) -> io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     spawn(Role::Main, move || {
         if signals.forever().next().is_some() {
-            let _ = wake.send(Wake::Quit);
+            let _ = wake.send(Wake::Quit("host-signal"));
         }
     })
     .map(drop)
@@ -406,6 +339,12 @@ fn file(files: &mut Descriptors, label: &str) -> Result<OwnedFd, Failure> {
     files
         .remove(label)
         .ok_or_else(|| Failure::new(failure::Status::Failed, format!("the machine's process got no {label}")))
+}
+
+fn running_disks(blueprint: &Blueprint, images: Vec<Arc<Image>>) -> Result<Vec<RunningDisk>, Failure> {
+    let each = blueprint.disks.iter().zip(images);
+    each.map(|(disk, image)| Ok(RunningDisk { disk: disk.clone(), image, place: place(blueprint, disk.address)? }))
+        .collect()
 }
 
 // The images of all disks, of the files that came with the order.

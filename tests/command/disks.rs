@@ -5,6 +5,9 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
+use super::control::{Client, misbehave};
 use super::guest::{self, SHELL};
 use super::home::{Home, KILN, install};
 use super::talk::{PATIENCE, Talk};
@@ -74,6 +77,13 @@ fn what_a_guest_writes_is_there_in_every_mode_and_through_chains() {
     let said = asks(&mut console, "cat /sys/block/vda/serial /sys/block/vd?/queue/write_cache");
     let caches = ["back", "back", "through", "back", "through", "back"].map(|cache| format!("write {cache}\r\n"));
     assert!(said.contains(&format!("CHAIN-1\r\n{}", caches.concat())) || said.contains(&caches.concat()), "{said}");
+    misbehave(&home, "web");
+    // A disk grows while the guest runs, which learns of it.
+    let mut control = Client::of(&home, "web");
+    let grown = json!({ "execute": "block_resize", "arguments": { "device": "vdf", "size": 2147483648u64 } });
+    assert_eq!(control.ask(&grown), json!({ "return": {} }));
+    let said = asks(&mut console, "until grep -q 4194304 /sys/block/vdf/size; do :; done; cat /sys/block/vdf/size");
+    assert!(said.contains("4194304"), "{said}");
     // The base shines through; what is written over it hides it.
     let said = asks(
         &mut console,
@@ -161,10 +171,19 @@ fn a_host_without_space_pauses_the_machine_and_resume_goes_on() {
         home.kiln(&install(&["--boot", &boot, "--disk", &disk, "--noautoconsole"])).ends(0);
         let mut console = Talk::on_terminal(&home.command(&["console", "web"]));
         console.sees("GUEST READY");
+        let mut control = Client::of(&home, "web");
         asks(&mut console, "head -c 16777216 /dev/urandom > /tmp/r; md5sum < /tmp/r > /tmp/sum; cat /tmp/sum");
         console.types("dd if=/tmp/r of=/dev/vda bs=1M conv=fsync; echo wri''tten $?.\r");
         reason(&home, "paused (I/O error)");
         home.kiln(&["list"]).ends(0).says(&["web", "paused"]);
+        let told = control.hears("BLOCK_IO_ERROR");
+        let about = [&told["device"], &told["operation"], &told["action"], &told["nospace"]];
+        assert_eq!(about, [&json!("vda"), &json!("write"), &json!("stop"), &json!(true)], "{told}");
+        control.hears("STOP");
+        let blocks = control.ask(&json!({ "execute": "query-block" }));
+        assert_eq!(blocks["return"][0]["io-status"], "nospace", "{blocks}");
+        // Nobody else in there is in the way of what follows.
+        drop(control);
         // Still full: it stands again. With space it goes on as if nothing had been.
         home.kiln(&["resume", "web"]).ends(0).says(&["Domain 'web' resumed"]);
         reason(&home, "paused (I/O error)");

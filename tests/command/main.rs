@@ -4,6 +4,7 @@
 
 mod bad_disks;
 mod bad_input;
+mod control;
 mod disks;
 mod documents;
 mod endings;

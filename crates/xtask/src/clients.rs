@@ -1,29 +1,30 @@
-//! The VNC client for tests that apt doesn't have: vncdotool, in a Python environment of its own in the target folder.
+//! Clients for tests that apt doesn't have, in a Python environment of their own in the target folder: vncdotool, and
+//! QEMU's QMP library.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// What pip is asked for: this version, so that tests fail by what we change.
-const VNCDOTOOL: &str = "vncdotool==1.4.2";
+/// What pip is asked for: these versions, so that tests fail by what we change.
+const PACKAGES: [&str; 2] = ["vncdotool==1.4.2", "qemu.qmp==0.0.3"];
 
 /// Debian's Python, which the package python3-venv belongs to. One that comes first in PATH may be any.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Makes sure that the client is there.
+/// Makes sure that the clients are there.
 ///
 /// # Errors
 /// When Python or pip fails; their own words are in the error.
 pub fn ensure() -> Result<()> {
     let folder = folder()?;
-    let stamp = folder.join(VNCDOTOOL);
+    let stamp = folder.join(PACKAGES.join(" "));
     if stamp.exists() && folder.join("bin/vncdo").exists() {
         return Ok(());
     }
-    eprintln!("xtask: installing by pip into {}: {VNCDOTOOL}", folder.display());
+    eprintln!("xtask: installing by pip into {}: {}", folder.display(), PACKAGES.join(" "));
     run(Command::new(PYTHON).args(["-m", "venv", "--clear"]).arg(&folder))?;
-    run(Command::new(folder.join("bin/pip")).args(["install", "--quiet", VNCDOTOOL]))?;
+    run(Command::new(folder.join("bin/pip")).args(["install", "--quiet"]).args(PACKAGES))?;
     // Last, so that a half-made environment is made anew.
     std::fs::write(&stamp, "").with_context(|| format!("writing {}", stamp.display()))
 }

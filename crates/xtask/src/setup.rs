@@ -13,6 +13,7 @@ pub const FOR_TESTS: &[&str] = &[
     "libvirt-clients",
     "libxml2-utils",
     "python3-venv",
+    "socat",
     "strace",
     "tigervnc-viewer",
     "xvfb",
