@@ -15,7 +15,7 @@ use kiln_domain::Domain;
 use kiln_domain::address::PciAddress;
 use kiln_domain::domain;
 use kiln_image::Image;
-use kiln_rfb::{FrameSource, Password, Rect, Server, Settings};
+use kiln_rfb::{FrameSource, Password, Pointer, Rect, Server, Settings};
 use kiln_vmm::config::{
     Action, Actions, Backing, Config, Display, Legacy, Linux, Memory, PciDevice, PciKind, Rtc, Topology,
 };
@@ -353,7 +353,7 @@ fn end_on_signals(wake: Sender<Wake>) -> io::Result<()> {
 
 fn show(screen: &Arc<Screen>, machine: &Machine, vnc: &Vnc, name: &str, listener: TcpListener) -> io::Result<Server> {
     let password = vnc.password.as_deref().map(Password::new).transpose().map_err(io::Error::other)?;
-    let settings = Settings { name: name.into(), password, most_clients: MOST_VIEWERS };
+    let settings = Settings { name: name.into(), password, most_clients: MOST_VIEWERS, pointer: Pointer::Relative };
     let number = AtomicU32::new(0);
     let threads = move |body: Box<dyn FnOnce() + Send>| {
         spawn(Role::Client(number.fetch_add(1, Ordering::Relaxed)), body).map(drop)

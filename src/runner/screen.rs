@@ -64,8 +64,14 @@ impl FrameSource for Screen {
 /// Keys and pointer of viewers as PS/2 keyboard and mouse.
 pub(super) struct Hands {
     ps2: Option<Arc<KeyboardController>>,
-    /// Where the pointer was, with its buttons.
-    last: Mutex<Option<(u16, u16, u8)>>,
+    last: Mutex<Pointed>,
+}
+
+/// Where the pointer was last, by its positions, and its buttons.
+#[derive(Default)]
+struct Pointed {
+    place: Option<(u16, u16)>,
+    buttons: u8,
 }
 
 /// RFB's wheel buttons (RFC 6143, 7.5.5).
@@ -74,7 +80,7 @@ const WHEEL_DOWN: u8 = 1 << 4;
 
 impl Hands {
     pub(super) fn new(ps2: Option<Arc<KeyboardController>>) -> Arc<Self> {
-        Arc::new(Self { ps2, last: Mutex::new(None) })
+        Arc::new(Self { ps2, last: Mutex::default() })
     }
 
     fn press(&self, scancode: u8, down: bool) {
@@ -83,6 +89,19 @@ impl Hands {
             // A guest that has its keyboard off doesn't hear it: as with a real one.
             let _ = ps2.key(if scancode & 0x80 != 0 { Key::Extended(code) } else { Key::Plain(code) }, down);
         }
+    }
+
+    fn mouse(&self, last: &mut Pointed, [right, down]: [i32; 2], buttons: u8) {
+        let Some(ps2) = &self.ps2 else { return };
+        let pressed = buttons & !std::mem::replace(&mut last.buttons, buttons);
+        let wheel = i32::from(pressed & WHEEL_DOWN != 0) - i32::from(pressed & WHEEL_UP != 0);
+        let mut held = 0;
+        for (bit, button) in [(0, LEFT), (1, MIDDLE), (2, RIGHT)] {
+            if buttons >> bit & 1 != 0 {
+                held |= button;
+            }
+        }
+        let _ = ps2.mouse([right, down, wheel], held);
     }
 }
 
@@ -101,18 +120,12 @@ impl Input for Hands {
 
     // A PS/2 mouse knows motion only: the guest's pointer follows the viewer's by what it moved.
     fn pointer(&self, x: u16, y: u16, buttons: u8) {
-        let Some(ps2) = &self.ps2 else { return };
         let mut last = self.last.lock();
-        let (old_x, old_y, old) = last.replace((x, y, buttons)).unwrap_or((x, y, 0));
-        let pressed = buttons & !old;
-        let wheel = i32::from(pressed & WHEEL_DOWN != 0) - i32::from(pressed & WHEEL_UP != 0);
-        let motion = [i32::from(x) - i32::from(old_x), i32::from(y) - i32::from(old_y), wheel];
-        let mut held = 0;
-        for (bit, button) in [(0, LEFT), (1, MIDDLE), (2, RIGHT)] {
-            if buttons >> bit & 1 != 0 {
-                held |= button;
-            }
-        }
-        let _ = ps2.mouse(motion, held);
+        let (old_x, old_y) = last.place.replace((x, y)).unwrap_or((x, y));
+        self.mouse(&mut last, [i32::from(x) - i32::from(old_x), i32::from(y) - i32::from(old_y)], buttons);
+    }
+
+    fn motion(&self, right: i32, down: i32, buttons: u8) {
+        self.mouse(&mut self.last.lock(), [right, down], buttons);
     }
 }

@@ -10,11 +10,16 @@ use parking_lot::Mutex;
 use crate::client::{self, Held, Mailbox};
 use crate::handshake::{self, Door};
 use crate::message::ClientMessage;
-use crate::region::Size;
-use crate::{Input, Password, bits};
+use crate::region::{Rect, Size};
+use crate::scroll::Scroll;
+use crate::viewer::decode;
+use crate::want::{Change, State};
+use crate::{Input, Password, Pointer, bits};
 
 /// The screen that clients see; smaller than what they may ask for.
 const SIZE: Size = Size { w: 100, h: 70 };
+/// What clients are told of it.
+const STATE: State = State { leds: Some(5), pointer: Pointer::Relative };
 /// Full pictures that one input may ask for: what comes after repeats.
 const MOST_UPDATES: usize = 64;
 
@@ -62,6 +67,9 @@ impl Input for Fingers {
     fn pointer(&self, _: u16, _: u16, buttons: u8) {
         self.0.lock().1 = buttons;
     }
+    fn motion(&self, _: i32, _: i32, buttons: u8) {
+        self.0.lock().1 = buttons;
+    }
 }
 
 // Each update's count of rectangles is right as far as Raw lets one see, which has no length of its own.
@@ -75,9 +83,16 @@ fn check(message: &[u8], update_rects: usize, bytes_per_pixel: usize) {
 }
 
 /// Serves the client that `bytes` are, from its first byte on: the first says which door it meets and how its bytes
-/// are split.
+/// are split. With all bits set the rest are a server's rectangle instead.
 pub fn fuzz_client(bytes: &[u8]) {
     let Some((first, says)) = bytes.split_first() else { return };
+    if *first == u8::MAX {
+        let mut pixels = vec![0; SIZE.area()];
+        let area = Rect { x: 3, y: 2, w: 90, h: 65 };
+        let _ = decode::hextile(&mut &*says, area, &mut pixels, SIZE.w as usize);
+        let _ = decode::Zrle::default().decode(&mut &*says, area, &mut pixels, SIZE.w as usize);
+        return;
+    }
     let password = (first & 1 != 0).then(|| Password::new("secret").unwrap());
     let mut wire = Wire { says, piece: 1 + usize::from(first >> 2) };
     // Most inputs begin behind the door, or none would get far.
@@ -90,13 +105,24 @@ pub fn fuzz_client(bytes: &[u8]) {
     serve(&mut wire);
 }
 
+// The screen goes up by a row; the client has yet to be sent the last one.
+fn scroll(mailbox: &Mailbox, pixels: &mut [u32]) {
+    let (all, last) = (SIZE.rect(), SIZE.h - 1);
+    let up = Scroll { to: Rect { h: last, ..all }, up: 1 };
+    up.apply(pixels, SIZE.w as usize);
+    let rest = vec![Rect { y: last, h: 1, ..all }];
+    let change = Change { moves: vec![up], plain: vec![all], around: all, rest };
+    mailbox.change(|want| want.changed(&change));
+}
+
 fn serve(wire: &mut Wire<'_>) {
-    let pixels: Vec<u32> = (0..SIZE.area() as u32).map(|n| n.wrapping_mul(0x9e37_79b9) >> (n / 512)).collect();
+    let mut pixels: Vec<u32> = (0..SIZE.area() as u32).map(|n| n.wrapping_mul(0x9e37_79b9) >> (n / 512)).collect();
     let (mailbox, fingers) = (Mailbox::new(SIZE), Fingers::default());
     let (mut held, mut zrle, mut updates) = (Held::default(), None, 0);
     handshake::server_init(wire, SIZE, "fuzz").unwrap();
     while let Ok(Some(message)) = ClientMessage::read(wire) {
-        client::follow(message, &mailbox, &mut held, &fingers, || Some(5));
+        client::follow(message, &mailbox, &mut held, &fingers, || STATE);
+        scroll(&mailbox, &mut pixels);
         while updates < MOST_UPDATES
             && let Some(update) = mailbox.due()
         {
@@ -167,15 +193,15 @@ mod tests {
                     0,
                     0,
                     0,
-                    piece[6] & 16,
+                    [0, 1, 5, 16][usize::from(piece[6] % 4)],
+                    0,
+                    0,
+                    0,
+                    [1, 5, 16, 0][usize::from(piece[10] % 4)],
                     255,
                     255,
-                    255,
-                    17,
-                    255,
-                    255,
-                    254,
-                    254,
+                    [254, 255][usize::from(piece[14] % 2)],
+                    [255, 254, 17, 251][usize::from(piece[15] % 4)],
                 ]),
                 (3, 10) => bytes[at + 2..].iter_mut().step_by(2).for_each(|high| *high = 0),
                 (255, 12) => bytes[at + 1] = 0,

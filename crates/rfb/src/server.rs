@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use crate::handshake::{self, Door, Refusal};
 use crate::screen::Screen;
 use crate::stream::Stream;
-use crate::{FrameSource, Input, Password, client};
+use crate::want::State;
+use crate::{FrameSource, Input, Password, Pointer, client};
 
 /// Starts a thread for one client or for the screen.
 pub type Spawn = dyn Fn(Box<dyn FnOnce() + Send>) -> io::Result<()> + Send + Sync;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub password: Option<Password>,
     /// Clients at once, those in the handshake included; more are sent away.
     pub most_clients: usize,
+    /// What the guest's pointing device understands until [`Server::set_pointer`] says otherwise.
+    pub pointer: Pointer,
 }
 
 /// Closes a client's stream, whatever kind it is.
@@ -39,7 +42,7 @@ struct Inner {
     source: Arc<dyn FrameSource>,
     input: Arc<dyn Input>,
     spawn: Box<Spawn>,
-    leds: Mutex<Option<u8>>,
+    state: Mutex<State>,
     inside: AtomicUsize,
     closers: Mutex<HashMap<u64, Closer>>,
     next: AtomicU64,
@@ -54,6 +57,7 @@ impl Server {
     pub fn new(settings: Settings, source: Arc<dyn FrameSource>, input: Arc<dyn Input>, spawn: Box<Spawn>) -> Self {
         let door = Door { password: settings.password.clone(), ..Door::default() };
         let screen = Screen::new(source.clone());
+        let state = Mutex::new(State { leds: None, pointer: settings.pointer });
         Self(Arc::new(Inner {
             settings,
             door,
@@ -61,7 +65,7 @@ impl Server {
             source,
             input,
             spawn,
-            leds: Mutex::new(None),
+            state,
             inside: AtomicUsize::new(0),
             closers: Mutex::default(),
             next: AtomicU64::new(0),
@@ -100,8 +104,14 @@ impl Server {
 
     /// The guest switched its keyboard's LEDs: bit 0 scroll lock, 1 num lock, 2 caps lock.
     pub fn set_leds(&self, leds: u8) {
-        *self.0.leds.lock() = Some(leds);
+        self.0.state.lock().leds = Some(leds);
         self.0.screen.tell(|client| client.change(|want| want.leds(leds)));
+    }
+
+    /// The guest uses another kind of pointing device from now on.
+    pub fn set_pointer(&self, pointer: Pointer) {
+        self.0.state.lock().pointer = pointer;
+        self.0.screen.tell(|client| client.change(|want| want.pointer(pointer)));
     }
 }
 
@@ -117,6 +127,10 @@ impl Input for Inner {
     }
     fn pointer(&self, x: u16, y: u16, buttons: u8) {
         self.input.pointer(x, y, buttons);
+        self.screen.expect();
+    }
+    fn motion(&self, right: i32, down: i32, buttons: u8) {
+        self.input.motion(right, down, buttons);
         self.screen.expect();
     }
 }
@@ -180,7 +194,7 @@ fn talk(inner: &Arc<Inner>, stream: &mut impl Stream, mailbox: &Arc<client::Mail
             }
         }
     }))?;
-    client::read(stream.second()?, mailbox, &**inner, || *inner.leds.lock())
+    client::read(stream.second()?, mailbox, &**inner, || *inner.state.lock())
 }
 
 impl std::fmt::Debug for Server {

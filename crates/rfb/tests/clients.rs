@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kiln_rfb::{FrameSource, Input, Password, Rect, Server, Settings, Size};
+use kiln_rfb::{FrameSource, Input, Password, Pointer, Rect, Server, Settings, Size};
 
 /// A screen that the test paints.
 struct Easel(Mutex<Paint>);
@@ -36,6 +36,16 @@ impl Easel {
         paint.pixels[at] = pixel;
         let w = paint.size.w;
         paint.dirty.push(Rect { x: 0, y, w, h: 1 });
+    }
+    /// All goes up or down by 5 rows; what comes in is unlike any other.
+    fn scroll(&self, line: u32, up: bool) {
+        let mut paint = self.0.lock().unwrap();
+        let (part, all) = (5 * paint.size.w as usize, paint.pixels.len());
+        let (from, to, fresh) = if up { (part..all, 0, all - part) } else { (0..all - part, part, 0) };
+        paint.pixels.copy_within(from, to);
+        for (n, pixel) in (0..).zip(&mut paint.pixels[fresh..fresh + part]) {
+            *pixel = (line * 5000 + n).wrapping_mul(0x9e37_79b9) >> 8;
+        }
     }
     fn resize(&self, w: u32, h: u32) {
         let mut paint = self.0.lock().unwrap();
@@ -86,6 +96,9 @@ impl Input for Keys {
     fn pointer(&self, x: u16, y: u16, buttons: u8) {
         self.0.lock().unwrap().push(format!("pointer {x} {y} {buttons}"));
     }
+    fn motion(&self, right: i32, down: i32, buttons: u8) {
+        self.0.lock().unwrap().push(format!("motion {right} {down} {buttons}"));
+    }
 }
 
 struct Stage {
@@ -110,7 +123,7 @@ impl Stage {
             Ok(())
         };
         let password = password.map(|p| Password::new(p).unwrap());
-        let settings = Settings { name: "easel".into(), password, most_clients: 32 };
+        let settings = Settings { name: "easel".into(), password, most_clients: 32, pointer: Pointer::Relative };
         let server = Server::new(settings, easel.clone(), keys.clone(), Box::new(spawn));
         Self { easel, keys, server, threads }
     }
@@ -400,4 +413,70 @@ fn the_viewer_gets_in_with_the_password_and_follows_the_screen() {
     viewer.update().unwrap();
     assert_eq!(viewer.size(), Size { w: 320, h: 10 });
     assert!(viewer.pixels().iter().all(|p| *p == 0x00ff00));
+}
+
+#[test]
+fn scrolling_is_copied_by_clients_that_follow_at_any_pace() {
+    const COPY_RECT: i32 = 1;
+    const LINES: u32 = 120;
+    let stage = Arc::new(Stage::new(None));
+    let viewers: Vec<_> = [[COPY_RECT, 16], [5, COPY_RECT], [COPY_RECT, 0], [16, 0]]
+        .into_iter()
+        .map(|encodings| {
+            let stage = stage.clone();
+            thread::spawn(move || {
+                let mut viewer = kiln_rfb::viewer::Viewer::connect(stage.connect(), None).unwrap();
+                viewer.set_encodings(&encodings).unwrap();
+                while viewer.pixels()[199] != 0xabcdef {
+                    viewer.request(true).unwrap();
+                    viewer.update().unwrap();
+                }
+                assert!(viewer.pixels() == stage.easel.0.lock().unwrap().pixels, "{encodings:?}");
+                let copies = viewer.seen().get(&COPY_RECT).copied().unwrap_or_default();
+                assert_eq!(copies > 0, encodings.contains(&COPY_RECT), "{encodings:?}: {copies} copies");
+            })
+        })
+        .collect();
+    wait_until("all are in", || stage.server.clients() == 4);
+    for line in 1..=LINES {
+        // More up than down: what went wrong comes back into the picture.
+        stage.easel.scroll(line, line % 8 < 5);
+        if line % 3 == 0 {
+            let looks = || stage.easel.0.lock().unwrap().looks;
+            let before = looks();
+            wait_until("the server has looked", || looks() > before);
+        }
+    }
+    stage.easel.paint(199, 0, 0xabcdef);
+    viewers.into_iter().for_each(|v| v.join().unwrap());
+}
+
+#[test]
+fn a_client_that_knows_the_pointer_sends_motion() {
+    let stage = Stage::new(None);
+    let mut viewer = stage.client();
+    // Before it is told, and from a client that never listed it, these are positions.
+    viewer.stream.write_all(&[5, 0, 0x80, 0x04, 0x7f, 0xfc]).unwrap();
+    viewer.stream.write_all(&[2, 0, 0, 1, 255, 255, 254, 255]).unwrap();
+    viewer.request(true);
+    let mut heard = [0; 16];
+    let mut expect = |viewer: &mut Viewer, rects: u8, absolute: u8| {
+        viewer.stream.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, [0, 0, 0, rects, 0, absolute, 0, 0, 0, 200, 0, 100, 255, 255, 254, 255]);
+    };
+    // The whole screen comes with the first update.
+    expect(&mut viewer, 2, 0);
+    assert_eq!(viewer.rect(), 0);
+    viewer.stream.write_all(&[5, 1, 0x80, 0x04, 0x7f, 0xfc]).unwrap();
+    // On its way before the client heard of it.
+    viewer.stream.write_all(&[5, 1, 0, 9, 0, 8]).unwrap();
+    viewer.stream.write_all(&[5, 1, 0x7f, 0xff, 0x7f, 0xff]).unwrap();
+    wait_until("all has arrived", || stage.keys.0.lock().unwrap().len() == 4);
+    viewer.request(true);
+    stage.server.set_pointer(Pointer::Absolute);
+    expect(&mut viewer, 1, 1);
+    drop(viewer);
+    stage.wait_for_quiet();
+    let seen = stage.keys.0.lock().unwrap().join("; ");
+    assert_eq!(seen, "pointer 32772 32764 0; motion 5 -3 1; pointer 9 8 1; motion 0 0 1; motion 0 0 0");
 }
