@@ -14,6 +14,8 @@ use crate::region::{Rect, Size};
 use crate::scroll::Scroll;
 use crate::viewer::decode;
 use crate::want::{Change, State};
+use crate::websocket::frame::{Control, Frames, Piece};
+use crate::websocket::upgrade;
 use crate::{Input, Password, Pointer, bits};
 
 /// The screen that clients see; smaller than what they may ask for.
@@ -83,7 +85,7 @@ fn check(message: &[u8], update_rects: usize, bytes_per_pixel: usize) {
 }
 
 /// Serves the client that `bytes` are, from its first byte on: the first says which door it meets and how its bytes
-/// are split. With all bits set the rest are a server's rectangle instead.
+/// are split. 255: the rest are a server's rectangle instead; 254: a browser's request and frames.
 pub fn fuzz_client(bytes: &[u8]) {
     let Some((first, says)) = bytes.split_first() else { return };
     if *first == u8::MAX {
@@ -92,6 +94,9 @@ pub fn fuzz_client(bytes: &[u8]) {
         let _ = decode::hextile(&mut &*says, area, &mut pixels, SIZE.w as usize);
         let _ = decode::Zrle::default().decode(&mut &*says, area, &mut pixels, SIZE.w as usize);
         return;
+    }
+    if *first == u8::MAX - 1 {
+        return fuzz_websocket(says);
     }
     let password = (first & 1 != 0).then(|| Password::new("secret").unwrap());
     let mut wire = Wire { says, piece: 1 + usize::from(first >> 2) };
@@ -103,6 +108,24 @@ pub fn fuzz_client(bytes: &[u8]) {
         }
     }
     serve(&mut wire);
+}
+
+// Half of the inputs begin behind the request, or none would get far.
+fn fuzz_websocket(bytes: &[u8]) {
+    let Some((first, says)) = bytes.split_first() else { return };
+    let mut wire = Wire { says, piece: 1 + usize::from(first >> 2) };
+    if first & 1 == 0 && upgrade::accept(&mut wire, first & 2 != 0, |_, _| Ok(())).is_err() {
+        return;
+    }
+    let (mut frames, mut room, mut data) = (Frames::default(), [0; 100], 0);
+    while let Ok(piece) = frames.next(&mut wire, &mut room) {
+        match piece {
+            Piece::Data(got) => data += got,
+            Piece::Control(Control::Close(text) | Control::Ping(text)) => assert!(text.len() <= 125),
+            Piece::End => break,
+        }
+    }
+    assert!(data < bytes.len(), "{data} bytes of data out of {}", bytes.len());
 }
 
 // The screen goes up by a row; the client has yet to be sent the last one.
@@ -211,11 +234,24 @@ mod tests {
         bytes
     }
 
+    // Frames that are mostly as they must be.
+    fn frames(seed: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for piece in noise(seed, 400).chunks_exact(24) {
+            let (kind, len) = ([0x82, 0x02, 0x80, 0x89, 0x8a, piece[1]][usize::from(piece[0] % 6)], piece[2] % 14);
+            bytes.extend([kind, 0x80 | if piece[3] == 0 { piece[4] } else { len }]);
+            bytes.extend_from_slice(&piece[4..8 + usize::from(len)]);
+        }
+        bytes
+    }
+
     #[test]
     fn a_client_that_says_anything_finds_nothing() {
         for seed in 0..3000 {
             fuzz_client(&client(seed));
             fuzz_client(&noise(seed, (seed % 700) as usize));
+            fuzz_client(&[&[254, 1], &frames(seed)[..]].concat());
+            fuzz_client(&[&[255], &noise(seed, 300)[..]].concat());
         }
     }
 }

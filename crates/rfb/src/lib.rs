@@ -2,7 +2,7 @@
 //! pointer to any [`Input`].
 //!
 //! It knows nothing of virtual machines. It listens nowhere by itself: whoever owns the sockets hands over accepted
-//! streams ([`Server::serve`]). Threads are made by the owner's [`Spawn`]: while no client is there, there is none, no
+//! streams ([`Server::serve`], [`Server::serve_websocket`]). Threads are made by the owner's [`Spawn`]: while no client is there, there is none, no
 //! timer and no copy of the screen.
 //!
 //! Offered: security None and VNC authentication; Raw, CopyRect (for what scrolls), Hextile and ZRLE; DesktopSize, Cursor
@@ -27,6 +27,7 @@ mod slow_clients;
 mod stream;
 pub mod viewer;
 mod want;
+mod websocket;
 
 pub use auth::{Password, PasswordLength};
 pub use region::{Rect, Size};

@@ -12,6 +12,7 @@ use crate::handshake::{self, Door, Refusal};
 use crate::screen::Screen;
 use crate::stream::Stream;
 use crate::want::State;
+use crate::websocket::WebSocket;
 use crate::{FrameSource, Input, Password, Pointer, client};
 
 /// Starts a thread for one client or for the screen.
@@ -77,6 +78,30 @@ impl Server {
     /// # Errors
     /// When there are too many clients or no thread can be had; the stream is closed then.
     pub fn serve(&self, stream: impl Stream, peer: String) -> io::Result<()> {
+        self.begin(stream, peer, attend)
+    }
+
+    /// Serves a client that speaks WebSocket, otherwise as [`Server::serve`]. One that sends another HTTP request is told
+    /// what there is, and so is a page of another host while there is no password.
+    ///
+    /// # Errors
+    /// As [`Server::serve`]'s.
+    pub fn serve_websocket(&self, stream: impl Stream, peer: String) -> io::Result<()> {
+        self.begin(stream, peer, |inner, stream, peer| {
+            let closer = stream.second()?;
+            let end = stream.second()?;
+            let _entry = Entry::new(inner, Box::new(move || closer.close()));
+            let stream = WebSocket::accept(stream, inner.door.password.is_some()).inspect_err(|_| end.close())?;
+            attend(inner, stream, peer)
+        })
+    }
+
+    fn begin<S: Stream>(
+        &self,
+        stream: S,
+        peer: String,
+        attend: impl FnOnce(&Arc<Inner>, S, &str) -> Result<(), Refusal> + Send + 'static,
+    ) -> io::Result<()> {
         let inner = self.0.clone();
         if inner.inside.fetch_add(1, Ordering::AcqRel) >= inner.settings.most_clients {
             inner.inside.fetch_sub(1, Ordering::AcqRel);

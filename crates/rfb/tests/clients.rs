@@ -480,3 +480,135 @@ fn a_client_that_knows_the_pointer_sends_motion() {
     let seen = stage.keys.0.lock().unwrap().join("; ");
     assert_eq!(seen, "pointer 32772 32764 0; motion 5 -3 1; pointer 9 8 1; motion 0 0 1; motion 0 0 0");
 }
+
+mod websocket {
+    use super::*;
+    use tungstenite::client::IntoClientRequest;
+    use tungstenite::protocol::frame::Frame;
+    use tungstenite::protocol::frame::coding::{Data, OpCode};
+    use tungstenite::{Message, WebSocket};
+
+    /// A browser's stream, by another's code.
+    struct Browser {
+        socket: WebSocket<UnixStream>,
+        heard: Vec<u8>,
+    }
+
+    impl Stage {
+        fn plug(&self) -> UnixStream {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            self.server.serve_websocket(theirs, "test".into()).unwrap();
+            ours
+        }
+
+        fn browse(&self) -> Browser {
+            let mut request = "ws://127.0.0.1:5700/websockify".into_client_request().unwrap();
+            request.headers_mut().insert("Sec-WebSocket-Protocol", "binary".parse().unwrap());
+            let (socket, answer) = tungstenite::client(request, self.plug()).unwrap();
+            assert_eq!(answer.headers()["Sec-WebSocket-Protocol"], "binary");
+            Browser { socket, heard: vec![] }
+        }
+    }
+
+    impl Read for Browser {
+        fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+            while self.heard.is_empty() {
+                match self.socket.read().map_err(std::io::Error::other)? {
+                    Message::Binary(bytes) => self.heard = bytes.to_vec(),
+                    Message::Close(_) => return Ok(0),
+                    other => panic!("{other:?}"),
+                }
+            }
+            let got = self.heard.as_slice().read(to)?;
+            self.heard.drain(..got);
+            Ok(got)
+        }
+    }
+
+    impl Write for Browser {
+        // In two frames, with a ping between them.
+        fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
+            let (a, b) = from.split_at(from.len() / 2);
+            let part =
+                |bytes: &[u8], code, fin| Message::Frame(Frame::message(bytes.to_vec(), OpCode::Data(code), fin));
+            for message in [part(a, Data::Binary, false), Message::Ping("?".into()), part(b, Data::Continue, true)] {
+                self.socket.send(message).map_err(std::io::Error::other)?;
+            }
+            match self.socket.read().map_err(std::io::Error::other)? {
+                Message::Pong(text) => assert_eq!(&text[..], b"?"),
+                // The server had something to say before it heard the ping.
+                Message::Binary(bytes) => {
+                    self.heard.extend_from_slice(&bytes);
+                    while !matches!(self.socket.read().map_err(std::io::Error::other)?, Message::Pong(_)) {}
+                }
+                other => panic!("{other:?}"),
+            }
+            Ok(from.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_browser_gets_in_with_the_password_and_sees_the_screen() {
+        use kiln_rfb::viewer::Viewer as Small;
+        let stage = Stage::new(Some("secret"));
+        assert!(Small::connect(stage.browse(), Some(&Password::new("wrong").unwrap())).is_err());
+        let mut viewer = Small::connect(stage.browse(), Some(&Password::new("secret").unwrap())).unwrap();
+        viewer.request(false).unwrap();
+        viewer.update().unwrap();
+        assert!(viewer.pixels() == stage.easel.0.lock().unwrap().pixels);
+        viewer.key(0x61, true).unwrap();
+        wait_until("the key has arrived", || stage.keys.0.lock().unwrap().len() == 1);
+        // It leaves as RFC 6455 has it: its status comes back.
+        let socket = &mut viewer.stream_mut().socket;
+        socket.close(None).unwrap();
+        while socket.read().is_ok() {}
+        drop(viewer);
+        stage.wait_for_quiet();
+        assert_eq!(stage.keys.0.lock().unwrap().join("; "), "key 0x61 true; key 0x61 false");
+    }
+
+    #[test]
+    fn what_is_no_websocket_is_told_so_and_closed() {
+        let stage = Stage::new(None);
+        for (request, status) in [
+            (&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], "426"),
+            (b"RFB 003.008\n\r\n\r\n", "400"),
+            (b"\x16\x03\x01\x02\x00", "400"),
+            (&[b'A'; 9000], "431"),
+            (
+                b"GET / HTTP/1.1\r\nOrigin: https://example.com\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+               Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                "403",
+            ),
+        ] {
+            let mut stream = stage.plug();
+            stream.write_all(request).unwrap();
+            let text = String::from_utf8(until_closed(&mut stream)).unwrap();
+            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");
+        }
+        stage.wait_for_quiet();
+    }
+
+    #[test]
+    fn bad_frames_end_that_client_with_a_status() {
+        let stage = Stage::new(None);
+        for (bad, status) in [(&[0x82u8, 1, b'R'][..], 1002u16), (&[0x81, 0x81, 0, 0, 0, 0, b'R'], 1003)] {
+            let mut browser = stage.browse();
+            browser.socket.get_mut().write_all(bad).unwrap();
+            loop {
+                match browser.socket.read() {
+                    Ok(Message::Close(Some(frame))) => break assert_eq!(u16::from(frame.code), status),
+                    Ok(Message::Binary(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        // Cut in a frame, and gone.
+        stage.browse().socket.get_mut().write_all(&[0x82, 0xff, 0, 0]).unwrap();
+        stage.wait_for_quiet();
+    }
+}
