@@ -9,9 +9,11 @@ mod console;
 mod control;
 pub mod disks;
 pub mod handover;
-mod keymap;
+pub mod keymap;
+mod ports;
 mod process;
 mod screen;
 pub mod start;
+mod viewers;
 
 pub use process::{Ending, main};

@@ -1,14 +1,14 @@
 //! Between the monitor's display and input devices and the VNC server.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use kiln_rfb::{FrameSource, Input, Rect, Server, Size};
 use kiln_vmm::display::{Area, Display};
 use kiln_vmm::legacy::i8042::{Key, KeyboardController, LEFT, MIDDLE, RIGHT};
 use parking_lot::Mutex;
 
-use super::keymap;
+use super::keymap::{Held, Layout};
 
 /// The display as a frame source. It also carries the keyboard's lights to viewers: they change rarely, and looking at
 /// them when the screen is looked at costs no wake-up.
@@ -64,7 +64,28 @@ impl FrameSource for Screen {
 /// Keys and pointer of viewers as PS/2 keyboard and mouse.
 pub(super) struct Hands {
     ps2: Option<Arc<KeyboardController>>,
+    layout: Layout,
+    typing: Mutex<Typing>,
     last: Mutex<Pointed>,
+}
+
+/// What is held down by keysym. A key that goes up is the one that went down, whatever else was let go of in between.
+#[derive(Default)]
+struct Typing {
+    held: Held,
+    keys: HashMap<u32, u8>,
+}
+
+impl Typing {
+    fn key(&mut self, layout: Layout, keysym: u32, down: bool) -> Option<u8> {
+        let pressed = if down { self.keys.get(&keysym).copied() } else { self.keys.remove(&keysym) };
+        let key = pressed.or_else(|| layout.key(keysym, self.held))?;
+        self.held.note(keysym, down);
+        if down {
+            self.keys.insert(keysym, key);
+        }
+        Some(key)
+    }
 }
 
 /// Where the pointer was last, by its positions, and its buttons.
@@ -79,8 +100,8 @@ const WHEEL_UP: u8 = 1 << 3;
 const WHEEL_DOWN: u8 = 1 << 4;
 
 impl Hands {
-    pub(super) fn new(ps2: Option<Arc<KeyboardController>>) -> Arc<Self> {
-        Arc::new(Self { ps2, last: Mutex::default() })
+    pub(super) fn new(ps2: Option<Arc<KeyboardController>>, layout: Layout) -> Arc<Self> {
+        Arc::new(Self { ps2, layout, typing: Mutex::default(), last: Mutex::default() })
     }
 
     fn press(&self, scancode: u8, down: bool) {
@@ -107,7 +128,7 @@ impl Hands {
 
 impl Input for Hands {
     fn key(&self, keysym: u32, down: bool) {
-        if let Some(scancode) = keymap::us(keysym) {
+        if let Some(scancode) = self.typing.lock().key(self.layout, keysym, down) {
             self.press(scancode, down);
         }
     }
@@ -127,5 +148,26 @@ impl Input for Hands {
 
     fn motion(&self, right: i32, down: i32, buttons: u8) {
         self.mouse(&mut self.last.lock(), [right, down], buttons);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIFT: u32 = 0xffe1;
+    const ALT_GR: u32 = 0xfe03;
+
+    #[test]
+    fn a_key_goes_up_where_it_went_down() {
+        let mut typing = Typing::default();
+        let mut key = |keysym, down| typing.key(Layout::Fr, keysym, down);
+        // The tilde is on two keys of a French keyboard.
+        assert_eq!([key(ALT_GR, true), key(0x7e, true), key(ALT_GR, false)], [Some(0xb8), Some(0x03), Some(0xb8)]);
+        assert_eq!(key(0x7e, false), Some(0x03), "AltGr was let go of first");
+        assert_eq!([key(SHIFT, true), key(0x7e, true), key(0x7e, true)], [Some(0x2a), Some(0x29), Some(0x29)]);
+        assert_eq!([key(SHIFT, false), key(0x7e, false)], [Some(0x2a), Some(0x29)]);
+        assert!(typing.keys.is_empty());
+        assert_eq!(typing.key(Layout::Fr, 0x0100_1234, true), None);
     }
 }
