@@ -334,7 +334,9 @@ pub(super) fn view(one: &One) -> Result<ExitCode, Failure> {
     let target = match *program {
         "remote-viewer" | "remmina" | "vinagre" | "krdc" => format!("vnc://{local}:{port}"),
         "virt-viewer" => return Err(Failure::new(Status::Failed, "virt-viewer asks libvirt; install remote-viewer")),
-        // TigerVNC and gvncviewer: two colons, a port; one, a display.
+        // It takes display numbers alone, and counts them from 5900, downwards too.
+        "gvncviewer" => format!("{local}:{}", i32::from(port) - 5900),
+        // TigerVNC: two colons, a port; one, a display.
         _ => format!("{local}::{port}"),
     };
     let mut command = std::process::Command::new(program);

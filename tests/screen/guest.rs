@@ -40,7 +40,15 @@ draw pattern1
     echo GUEST READY
     while read -r line; do
         echo "TYPED $line"
-        case $line in pattern*) draw $line ;; esac
+        case $line in
+        pattern*) draw $line ;;
+        scroll)
+            head -c 4096000 /dev/fb0 > /whole
+            tail -c +81921 /whole > /scroll
+            tail -c 81920 /whole >> /scroll
+            draw scroll
+            ;;
+        esac
     done
 } < /dev/tty1
 "#;

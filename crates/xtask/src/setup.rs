@@ -10,11 +10,14 @@ pub const FOR_TESTS: &[&str] = &[
     "qemu-system-x86",
     "qemu-utils",
     "acpica-tools",
+    "chromium",
+    "gvncviewer",
     "libvirt-clients",
     "libxml2-utils",
     "python3-venv",
     "strace",
     "tigervnc-viewer",
+    "xdotool",
     "xvfb",
 ];
 
