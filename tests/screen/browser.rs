@@ -1,4 +1,4 @@
-//! noVNC in a headless Chromium: a page of ours shows a screen, and sends what it sees back, pixel by pixel.
+//! noVNC in a headless Chromium: the page of docs/viewers.md shows a screen; what it shows comes back, pixel by pixel.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -17,13 +17,19 @@ use crate::desktop::Program;
 use crate::pattern::Picture;
 use crate::stage::PATIENCE;
 
-/// The page: noVNC's own module, and a loop that hands over the picture and gets keys to press. Errors are handed over too.
-const PAGE: &str = r#"<!doctype html><title>screen</title><div id="screen" style="width:1280px;height:800px"></div>
-<script type="module">
-import RFB from "/core/rfb.js";
+/// The page that docs show.
+fn page(websocket: u16) -> String {
+    let text = include_str!("../../docs/viewers.md");
+    let (_, rest) = text.split_once("```html\n").unwrap();
+    let (page, _) = rest.split_once("```").unwrap();
+    assert!(page.contains("ws://127.0.0.1:5700/"));
+    page.replace(":5700/", &format!(":{websocket}/")) + LOOP
+}
+
+/// Hands over the picture and gets keys to press. Errors are handed over too.
+const LOOP: &str = r#"<script type="module">
 const say = text => fetch("/say", { method: "POST", body: text });
 window.onerror = (...all) => say(String(all));
-const rfb = new RFB(document.getElementById("screen"), "ws://127.0.0.1:PORT/", { wsProtocols: ["binary"] });
 rfb.addEventListener("disconnect", e => say("disconnected " + e.detail.clean));
 rfb.addEventListener("connect", async () => {
     await say("connected");
@@ -111,7 +117,7 @@ fn serve(stream: TcpStream, root: &Path, websocket: u16, talk: &(Mutex<Talk>, Co
     from.read_exact(&mut body).unwrap();
     let path = request.split(' ').nth(1).unwrap_or("/");
     let answer = if path == "/" {
-        Some(("text/html", PAGE.replace("PORT", &websocket.to_string()).into_bytes()))
+        Some(("text/html", page(websocket).into_bytes()))
     } else if path == "/say" {
         talk.0.lock().said.push(String::from_utf8_lossy(&body).into_owned());
         Some(("text/plain", vec![]))

@@ -33,6 +33,12 @@ enum What {
         #[arg(long, default_value_t = 9)]
         rounds: usize,
     },
+    /// The VNC server beside QEMU's: bytes and CPU time of a menu walk, of scrolling, of a photograph
+    Vnc {
+        /// Runs of each; the median counts
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
 }
 
 const MARK: &str = "INIT-REACHED";
@@ -65,6 +71,10 @@ impl Bench {
             What::Boot { runs } => {
                 setup::ensure(&["qemu-system-x86"])?;
                 boot(runs)
+            }
+            What::Vnc { runs } => {
+                setup::ensure(&["qemu-system-x86"])?;
+                crate::bench_vnc::run(runs)
             }
             What::Image { rounds } => crate::bench_image::run(rounds),
         }
