@@ -6,7 +6,7 @@ use std::io::{self, BufReader};
 use parking_lot::{Condvar, Mutex};
 
 use crate::bits::{encoding, server};
-use crate::encoding::{Encoder, Pixels, zrle::Zrle};
+use crate::encoding::{Encoder, Pixels, bands, zrle::Zrle};
 use crate::handshake::wire;
 use crate::message::ClientMessage;
 use crate::region::{Rect, Size};
@@ -203,7 +203,16 @@ pub(crate) fn compose(update: &Update, pixels: &[u32], size: Size, zrle: &mut Op
 
 fn encode(update: &Update, pixels: &[u32], size: Size, encoder: &mut Encoder, to: &mut Vec<u8>) {
     to.extend_from_slice(&[server::FRAMEBUFFER_UPDATE, 0]);
-    to.extend_from_slice(&(update.rects() as u16).to_be_bytes());
+    let pixels = Pixels { pixels, stride: size.w as usize };
+    let mut areas = Vec::with_capacity(update.areas.len());
+    for area in &update.areas {
+        match encoder {
+            Encoder::Zrle(_) => bands::split(pixels, *area, &mut areas),
+            _ => areas.push(*area),
+        }
+    }
+    let count = update.rects() - update.areas.len() + areas.len();
+    to.extend_from_slice(&(count as u16).to_be_bytes());
     if update.cursor {
         rect(Rect::default(), encoding::CURSOR, to);
     }
@@ -222,9 +231,9 @@ fn encode(update: &Update, pixels: &[u32], size: Size, encoder: &mut Encoder, to
         let from = scroll.from();
         [from.x, from.y].into_iter().for_each(|n| to.extend_from_slice(&wire(n).to_be_bytes()));
     }
-    for area in &update.areas {
-        rect(*area, encoder.number(), to);
-        encoder.encode(Pixels { pixels, stride: size.w as usize }, *area, &update.format, to);
+    for area in areas {
+        rect(area, encoder.number(), to);
+        encoder.encode(pixels, area, &update.format, to);
     }
     if let Some(size) = update.resize {
         rect(size.rect(), encoding::DESKTOP_SIZE, to);

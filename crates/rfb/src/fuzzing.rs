@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use parking_lot::Mutex;
 
 use crate::client::{self, Held, Mailbox};
+use crate::encoding::bands;
 use crate::handshake::{self, Door};
 use crate::message::ClientMessage;
 use crate::region::{Rect, Size};
@@ -152,7 +153,11 @@ fn serve(wire: &mut Wire<'_>) {
             updates += 1;
             let mut message = Vec::new();
             client::compose(&update, &pixels, SIZE, &mut zrle, &mut message);
-            check(&message, update.rects(), usize::from(update.format.bits_per_pixel / 8));
+            check(
+                &message,
+                update.rects() + update.areas.len() * (bands::MOST_BANDS - 1),
+                usize::from(update.format.bits_per_pixel / 8),
+            );
         }
     }
     held.release(&fingers);

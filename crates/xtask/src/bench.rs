@@ -38,6 +38,9 @@ enum What {
         /// Runs of each; the median counts
         #[arg(long, default_value_t = 3)]
         runs: usize,
+        /// Only what has this in its name
+        #[arg(long, default_value = "")]
+        only: String,
     },
 }
 
@@ -67,16 +70,16 @@ struct Sample {
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        match self.what {
+        match &self.what {
             What::Boot { runs } => {
                 setup::ensure(&["qemu-system-x86"])?;
-                boot(runs)
+                boot(*runs)
             }
-            What::Vnc { runs } => {
+            What::Vnc { runs, only } => {
                 setup::ensure(&["qemu-system-x86"])?;
-                crate::bench_vnc::run(runs)
+                crate::bench_vnc::run(*runs, only)
             }
-            What::Image { rounds } => crate::bench_image::run(rounds),
+            What::Image { rounds } => crate::bench_image::run(*rounds),
         }
     }
 }

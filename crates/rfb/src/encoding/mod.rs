@@ -1,5 +1,6 @@
 //! Encodings of a rectangle's pixels (RFC 6143, 7.7).
 
+pub(crate) mod bands;
 mod hextile;
 mod raw;
 pub mod zrle;

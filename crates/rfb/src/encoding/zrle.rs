@@ -21,7 +21,7 @@ pub struct Zrle {
 
 impl Default for Zrle {
     fn default() -> Self {
-        Self { stream: Compress::new(Compression::fast(), true), plain: Vec::new(), tile: Vec::new() }
+        Self { stream: Compress::new(Compression::new(6), true), plain: Vec::new(), tile: Vec::new() }
     }
 }
 

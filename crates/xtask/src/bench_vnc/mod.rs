@@ -52,10 +52,10 @@ struct Sample {
     seconds: f64,
 }
 
-pub(crate) fn run(runs: usize) -> Result<ExitCode> {
+pub(crate) fn run(runs: usize, only: &str) -> Result<ExitCode> {
     let folder = std::env::temp_dir().join(format!("kiln-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let outcome = canvas().and_then(|program| compare(&program, &folder, runs));
+    let outcome = canvas().and_then(|program| compare(&program, &folder, runs, only));
     let _ = std::fs::remove_dir_all(&folder);
     outcome.map(|()| ExitCode::SUCCESS)
 }
@@ -70,7 +70,7 @@ fn canvas() -> Result<PathBuf> {
     Ok(target.join("release/examples/canvas"))
 }
 
-fn compare(program: &Path, folder: &Path, runs: usize) -> Result<()> {
+fn compare(program: &Path, folder: &Path, runs: usize, only: &str) -> Result<()> {
     let version = Command::new("qemu-system-x86_64").arg("--version").output().context("running QEMU")?;
     println!("{}", String::from_utf8_lossy(&version.stdout).lines().next().unwrap_or_default());
     println!("{}x{}, 32 bits; medians of {runs}\n", story::WIDTH, story::HEIGHT);
@@ -78,7 +78,7 @@ fn compare(program: &Path, folder: &Path, runs: usize) -> Result<()> {
         "{:<32}{:>12}{:>12}{:>9}{:>11}{:>11}{:>9}",
         "", "kiln KiB", "QEMU KiB", "ratio", "kiln s", "QEMU s", "ratio"
     );
-    for (name, story) in STORIES {
+    for (name, story) in STORIES.into_iter().filter(|(name, _)| name.contains(only)) {
         // What the drawing costs is the same whatever the encoding.
         let drawing = median((0..runs).map(|_| unwatched(folder, story)).collect::<Result<_>>()?);
         for (encoding, number) in ENCODINGS {

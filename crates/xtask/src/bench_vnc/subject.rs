@@ -5,10 +5,11 @@
 //! `crates/rfb/examples/canvas.rs`.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use base64::Engine;
@@ -55,13 +56,25 @@ impl Subject {
         [&socket, &tests].into_iter().for_each(|path| drop(fs::remove_file(path)));
         let listener = UnixListener::bind(&tests)?;
         let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-nodefaults", "-no-user-config", "-machine", "q35,accel=qtest", "-m", "64", "-vga", "none"]);
+        command.args(["-nodefaults", "-no-user-config", "-machine", "q35,accel=tcg", "-S", "-m", "64", "-vga", "none"]);
         command.args(["-device", "VGA,addr=1", "-display", "none"]);
         command.arg("-qtest").arg(format!("unix:{}", tests.display()));
         command.arg("-qtest-log").arg("/dev/null");
         command.arg("-vnc").arg(format!("unix:{}", socket.display()));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("starting QEMU")?;
-        let stream = BufReader::new(listener.accept()?.0);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("starting QEMU")?;
+        listener.set_nonblocking(true)?;
+        let stream = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(10)),
+                Err(e) => return Err(e.into()),
+            }
+            if let Some(status) = child.try_wait()? {
+                bail!("QEMU ended before it was spoken to: {status}");
+            }
+        };
+        stream.set_nonblocking(false)?;
+        let stream = BufReader::new(stream);
         let mut subject = Self { child, screen: Screen::Qemu(stream), socket, shown: vec![0; WIDTH * HEIGHT] };
         subject.set_mode()?;
         Ok(subject)
@@ -120,7 +133,7 @@ impl Subject {
             if let Ok(stream) = UnixStream::connect(&self.socket) {
                 return Ok(stream);
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
         bail!("{} is not served", self.socket.display())
     }
