@@ -8,6 +8,8 @@ use crate::region::Rect;
 
 /// Colours of a tile that are counted to find its background; with more than these, any of them will do.
 const COUNTED: usize = 24;
+/// Pixels that are looked at to tell a photograph.
+const SAMPLE: usize = 64;
 
 /// What the client remembers of the tiles before.
 #[derive(Default)]
@@ -45,6 +47,9 @@ impl Tile {
 
     fn encode(&mut self, colours: &mut Colours, format: &PixelFormat, to: &mut Vec<u8>) {
         let counts = count(&self.pixels);
+        if is_noise(&self.pixels, &counts) {
+            return self.raw(colours, format, to);
+        }
         let Some((background, _)) = counts.iter().copied().max_by_key(|(_, n)| *n) else { return };
         let kind_at = to.len();
         to.push(0);
@@ -77,8 +82,12 @@ impl Tile {
             return;
         }
         to.truncate(kind_at);
+        self.raw(colours, format, to);
+    }
+
+    fn raw(&self, colours: &mut Colours, format: &PixelFormat, to: &mut Vec<u8>) {
         to.push(RAW);
-        self.pixels.iter().for_each(|pixel| format.put(*pixel, to));
+        format.put_all(&self.pixels, to);
         *colours = Colours::default();
     }
 
@@ -138,11 +147,22 @@ impl Tile {
     }
 }
 
+// Photographs: hardly a pixel is like its neighbour, and not for a pattern of few colours. Rectangles would be no shorter.
+fn is_noise(pixels: &[u32], counts: &[(u32, usize)]) -> bool {
+    let sample = pixels.get(..SAMPLE).unwrap_or_default();
+    let alike = sample.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    counts.len() >= COUNTED && !sample.is_empty() && alike < SAMPLE / 8
+}
+
 // The first colours with how often each comes.
 fn count(pixels: &[u32]) -> Vec<(u32, usize)> {
-    let mut counts: Vec<(u32, usize)> = Vec::with_capacity(4);
+    let mut counts: Vec<(u32, usize)> = Vec::with_capacity(COUNTED);
     for run in pixels.chunk_by(|a, b| a == b) {
         let full = counts.len() >= COUNTED;
+        if full && counts.iter().all(|(_, n)| *n < 4) {
+            // No background in sight.
+            break;
+        }
         match counts.iter_mut().find(|(colour, _)| *colour == run[0]) {
             Some((_, n)) => *n += run.len(),
             None if full => {}

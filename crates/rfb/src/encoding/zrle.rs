@@ -21,7 +21,8 @@ pub struct Zrle {
 
 impl Default for Zrle {
     fn default() -> Self {
-        Self { stream: Compress::new(Compression::new(6), true), plain: Vec::new(), tile: Vec::new() }
+        // One level less makes a photograph a tenth longer, and saves a fifth of the time.
+        Self { stream: Compress::new(Compression::best(), true), plain: Vec::new(), tile: Vec::new() }
     }
 }
 
@@ -121,7 +122,7 @@ fn tile(tile: &[u32], width: usize, format: &PixelFormat, to: &mut Vec<u8>) {
         }
     } else {
         to.push(0);
-        tile.iter().for_each(|p| format.put_compact(*p, to));
+        format.put_all_compact(tile, to);
     }
 }
 
