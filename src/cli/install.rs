@@ -13,7 +13,8 @@ use super::{print, size, suggest};
 use crate::failure::{Failure, Status};
 use crate::install::{self, Afterwards, Source, Watch, Wishes};
 use crate::plan;
-use crate::runner::blueprint::Vnc;
+use crate::runner::blueprint::{Vnc, is_websocket_port};
+use crate::runner::keymap::{LAYOUTS, Layout};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,7 +56,7 @@ pub(super) struct Install {
     /// What to boot: kernel=FILE[,initrd=FILE][,kernel_args=WORDS]
     #[arg(long, value_name = "OPTIONS")]
     boot: Option<String>,
-    /// Screen: vnc[,port=][,listen=][,password=][,passwordFile=], or none
+    /// Screen: vnc[,port=][,listen=][,password=][,passwordFile=][,websocket=][,keymap=], or none
     #[arg(long, value_name = "OPTIONS")]
     graphics: Vec<String>,
     /// Network: none
@@ -219,7 +220,7 @@ fn boot_options(text: &str) -> Result<(PathBuf, Option<PathBuf>, String), Failur
 fn graphics(texts: &[String], small: bool) -> Result<Option<Vnc>, Failure> {
     match texts {
         [] if small => Ok(None),
-        [] => Ok(Some(Vnc { listen: "127.0.0.1".into(), port: None, password: None })),
+        [] => Ok(Some(Vnc::default())),
         [one] if one == "none" => Ok(None),
         [_] if small => {
             Err(Failure::new(Status::Usage, "--graphics with --template small: that machine has no display")
@@ -263,8 +264,20 @@ fn vnc(text: &str) -> Result<Vnc, Failure> {
             )
         })?;
     }
-    options.finish(&["port", "listen", "password", "passwordFile"], &["websocket", "keymap", "tlsPort", "socket"])?;
-    Ok(Vnc { listen, port, password })
+    let websocket = options.take_number::<i32>("websocket")?;
+    if let Some(number) = websocket.filter(|n| !is_websocket_port(*n)) {
+        let hint = "a port number is expected, 1 to 65535, or -1 for a free one";
+        return Err(options.wrong("websocket", &number.to_string(), hint));
+    }
+    let keymap = options.take("keymap");
+    if let Some(name) = keymap.as_deref().filter(|name| Layout::named(name).is_none()) {
+        let failure = Failure::new(Status::Usage, format!("--graphics keymap={name}: there is no such keymap"));
+        let names = LAYOUTS.map(|(name, _)| name);
+        return Err(suggest(failure, name, &names).advise(format!("There are: {}.", Layout::names())));
+    }
+    let known = ["port", "listen", "password", "passwordFile", "websocket", "keymap"];
+    options.finish(&known, &["tlsPort", "socket"])?;
+    Ok(Vnc { listen, port, password, websocket, keymap })
 }
 
 fn watch(autoconsole: Option<&str>, none: bool, no_screen: bool) -> Result<Watch, Failure> {

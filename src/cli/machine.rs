@@ -16,7 +16,7 @@ use crate::failure::{Failure, Status};
 use crate::host::VIEWERS;
 use crate::machine::running::{self, Running, is_running, last_ending};
 use crate::machine::{Store, name};
-use crate::runner::start;
+use crate::runner::start::{self, Record};
 
 /// A machine's name.
 #[derive(Debug, Args)]
@@ -113,6 +113,9 @@ pub(super) fn start(one: &One) -> Result<ExitCode, Failure> {
     blueprint.warnings.iter().for_each(|warning| eprintln!("note: {warning}"));
     if let Some((address, port)) = &record.vnc {
         eprintln!("screen: VNC at {address}:{port} (kiln view {})", one.name);
+    }
+    if let Some(url) = record.websocket_url() {
+        eprintln!("browser: a page with noVNC, told {url}");
     }
     done(&format!("Domain '{}' started\n", one.name))
 }
@@ -260,18 +263,22 @@ impl Dump {
     }
 }
 
-fn display(one: &str) -> Result<(String, u16), Failure> {
+fn display(one: &str) -> Result<(Record, String, u16), Failure> {
     let store = known(one)?;
-    Running::get(store.folders(), one)?.record.vnc.ok_or_else(|| {
+    let record = Running::get(store.folders(), one)?.record;
+    let (address, port) = record.vnc.clone().ok_or_else(|| {
         Failure::new(Status::Failed, format!("{one:?} has no VNC screen")).advise(format!("kiln console {one}"))
-    })
+    })?;
+    Ok((record, address, port))
 }
 
 pub(super) fn vncdisplay(one: &OneData) -> Result<ExitCode, Failure> {
-    let (address, port) = display(&one.name)?;
+    let (record, address, port) = display(&one.name)?;
     // As virsh: ports from 5900 on are written as display numbers.
     let number = port.checked_sub(5900).map_or(format!("{address}:{port}"), |n| format!("{address}:{n}"));
-    data(one, json!({ "address": address, "port": port }), &format!("{number}\n"))
+    let websocket = record.websocket_url();
+    let second = websocket.as_ref().map(|url| format!("{url}\n")).unwrap_or_default();
+    data(one, json!({ "address": address, "port": port, "websocket": websocket }), &format!("{number}\n{second}"))
 }
 
 /// Save the screen as a PNG picture
@@ -317,7 +324,7 @@ pub(super) fn console(one: &One) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn view(one: &One) -> Result<ExitCode, Failure> {
-    let (address, port) = display(&one.name)?;
+    let (_, address, port) = display(&one.name)?;
     let local = if address == "0.0.0.0" || address == "::" { "127.0.0.1".to_owned() } else { address };
     let Some(program) = VIEWERS.iter().find(|v| on_path(v)) else {
         eprintln!("No VNC viewer is installed here (any will do, e.g. the package tigervnc-viewer).");
@@ -327,7 +334,9 @@ pub(super) fn view(one: &One) -> Result<ExitCode, Failure> {
     let target = match *program {
         "remote-viewer" | "remmina" | "vinagre" | "krdc" => format!("vnc://{local}:{port}"),
         "virt-viewer" => return Err(Failure::new(Status::Failed, "virt-viewer asks libvirt; install remote-viewer")),
-        // TigerVNC and gvncviewer: two colons, a port; one, a display.
+        // It takes display numbers alone, and counts them from 5900, downwards too.
+        "gvncviewer" => format!("{local}:{}", i32::from(port) - 5900),
+        // TigerVNC: two colons, a port; one, a display.
         _ => format!("{local}::{port}"),
     };
     let mut command = std::process::Command::new(program);

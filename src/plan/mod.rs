@@ -279,7 +279,7 @@ mod tests {
                 boot_order: Some(1),
                 make: None,
             }],
-            vnc: Some(Vnc { listen: "127.0.0.1".into(), port: None, password: None }),
+            vnc: Some(Vnc::default()),
             install: Some(Boot { kernel: "/k".into(), initrd: Some("/i".into()), cmdline: "a=\"b c\"".into() }),
             boot: None,
             os: None,

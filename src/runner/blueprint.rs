@@ -4,6 +4,7 @@
 //! a warning.
 
 mod disk;
+mod graphics;
 
 use std::path::PathBuf;
 
@@ -11,10 +12,10 @@ use kiln_domain::address::{self, PciAddress};
 use kiln_domain::domain::{Action, Topology};
 use kiln_domain::xml::Element;
 use kiln_domain::{Domain, DomainError};
-use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Status};
 pub use disk::{CacheMode, Disk, driver_values};
+pub use graphics::{Vnc, is_websocket_port};
 
 /// Most processors of a machine.
 pub const MOST_CPUS: u32 = kiln_vmm::config::MAX_VCPUS;
@@ -62,17 +63,6 @@ pub struct Blueprint {
     pub on_crash: Action,
     /// What is left out or stood in for, a line each.
     pub warnings: Vec<String>,
-}
-
-/// `<graphics type='vnc'>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vnc {
-    /// Address to listen on.
-    pub listen: String,
-    /// Port; `None`: the first free one from 5900.
-    pub port: Option<u16>,
-    /// Password.
-    pub password: Option<String>,
 }
 
 fn refuse(what: impl Into<String>) -> Failure {
@@ -209,33 +199,10 @@ impl Blueprint {
     }
 
     fn graphics(&mut self, device: &Element) -> Result<(), Failure> {
-        match device.attribute("type") {
-            Some("vnc") => {}
-            Some("none") => return Ok(()),
-            Some(other) => {
-                return Err(refuse(format!("graphics '{other}' is not there; kiln shows machines by VNC"))
-                    .advise("Use --graphics vnc, or --graphics none."));
-            }
-            None => return Err(refuse("<graphics> has no type")),
-        }
-        if device.all("listen").any(|l| l.attribute("type") == Some("socket")) || device.attribute("socket").is_some() {
-            return Err(refuse("VNC on a unix socket is not there yet; use an address and port"));
-        }
-        let listen = device.find("listen").and_then(|l| l.attribute("address")).or(device.attribute("listen"));
-        let port = match (device.attribute("port"), device.attribute("autoport")) {
-            (_, Some("yes")) | (None | Some("-1"), _) => None,
-            (Some(text), _) => Some(
-                text.parse()
-                    .ok()
-                    .filter(|n| *n > 0)
-                    .ok_or_else(|| refuse(format!("the VNC port '{text}' is no port number (1 to 65535)")))?,
-            ),
-        };
-        if self.vnc.is_some() {
+        let Some(vnc) = Vnc::read(device)? else { return Ok(()) };
+        if self.vnc.replace(vnc).is_some() {
             return Err(refuse("the machine has two VNC servers; one is what kiln has"));
         }
-        let password = device.attribute("passwd").filter(|p| !p.is_empty()).map(str::to_owned);
-        self.vnc = Some(Vnc { listen: listen.unwrap_or("127.0.0.1").into(), port, password });
         Ok(())
     }
 

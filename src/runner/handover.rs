@@ -175,7 +175,15 @@ mod tests {
         let descriptors = Descriptors::from([("kernel".to_owned(), read), (disk_label(0, 0), write)]);
         let long = "x".repeat(300_000);
         let control = "/run/control".into();
-        let record = Record { pid: 0, vnc: None, vnc_password: false, console: None, control, transient: false };
+        let record = Record {
+            pid: 0,
+            vnc: None,
+            vnc_password: false,
+            websocket: None,
+            console: None,
+            control,
+            transient: false,
+        };
         let order = Order { xml: long, record, disks: vec![vec!["/d".into()]], labels: vec![] };
         let sender = std::thread::spawn(move || send_order(&mut ours, order, &descriptors));
         let (order, mut got) = receive_order(&mut theirs).unwrap();

@@ -8,11 +8,13 @@ pub mod blueprint;
 mod console;
 pub mod disks;
 pub mod handover;
-mod keymap;
+pub mod keymap;
+mod ports;
 mod process;
 mod qmp;
 mod screen;
 pub mod start;
 mod state;
+mod viewers;
 
 pub use process::{Ending, main};

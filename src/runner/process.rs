@@ -2,20 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
 
 use kiln_domain::Domain;
 use kiln_domain::address::PciAddress;
 use kiln_domain::domain;
 use kiln_image::Image;
-use kiln_rfb::{Password, Server, Settings};
+use kiln_rfb::Server;
 use kiln_vmm::config::{
     Action, Actions, Backing, Config, Display, Legacy, Linux, Memory, PciDevice, PciKind, Rtc, Topology,
 };
@@ -27,18 +25,16 @@ use kiln_vmm::virtio::blk::{Consequence, DiskError, Drive, Witness};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::blueprint::{Blueprint, CacheMode, Vnc};
+use super::blueprint::{Blueprint, CacheMode};
 use super::console::Console;
 use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
 use super::qmp::{self, Hub};
-use super::screen::{Hands, Screen};
+use super::screen::Screen;
 use super::start::Record;
 use super::state::{RunningDisk, State};
+use super::viewers;
 use crate::failure::{self, Failure};
-
-/// Viewers at once.
-const MOST_VIEWERS: usize = 64;
 
 /// What the main thread is woken for.
 pub(super) enum Wake {
@@ -147,9 +143,11 @@ impl Life {
             _ => None,
         };
         let screen = machine.display().map(|d| Screen::new(d.clone(), machine.ps2().cloned()));
-        let server = match (&screen, &blueprint.vnc, files.remove("vnc")) {
-            (Some(screen), Some(vnc), Some(listener)) => {
-                Some(show(screen, &machine, vnc, &blueprint.name, listener.into()).map_err(host)?)
+        let server = match (&screen, &blueprint.vnc) {
+            (Some(screen), Some(vnc)) => {
+                let server = viewers::show(screen, &machine, vnc, &blueprint.name).map_err(host)?;
+                viewers::let_in(&server, files).map_err(host)?;
+                Some(server)
             }
             _ => None,
         };
@@ -282,35 +280,6 @@ fn end_on_signals(wake: Sender<Wake>) -> io::Result<()> {
         }
     })
     .map(drop)
-}
-
-fn show(screen: &Arc<Screen>, machine: &Machine, vnc: &Vnc, name: &str, listener: TcpListener) -> io::Result<Server> {
-    let password = vnc.password.as_deref().map(Password::new).transpose().map_err(io::Error::other)?;
-    let settings = Settings { name: name.into(), password, most_clients: MOST_VIEWERS };
-    let number = AtomicU32::new(0);
-    let threads = move |body: Box<dyn FnOnce() + Send>| {
-        spawn(Role::Client(number.fetch_add(1, Ordering::Relaxed)), body).map(drop)
-    };
-    let server = Server::new(settings, screen.clone(), Hands::new(machine.ps2().cloned()), Box::new(threads));
-    screen.shown_by(server.clone());
-    let door = server.clone();
-    spawn(Role::Control, move || {
-        loop {
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    if let Err(error) = door.serve(stream, peer.ip().to_string()) {
-                        log::warn!("a viewer from {peer} was sent away: {error}");
-                    }
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely; there is nothing to wait on for one.
-                    log::warn!("no viewer can be let in: {error}");
-                    std::thread::sleep(Duration::from_millis(200));
-                }
-            }
-        }
-    })?;
-    Ok(server)
 }
 
 fn refusal(error: &kiln_vmm::machine::Error) -> Failure {

@@ -5,7 +5,6 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,16 +15,15 @@ use kiln_domain::Domain;
 use kiln_vmm::probe;
 use serde::{Deserialize, Serialize};
 
-use super::blueprint::{Blueprint, Vnc};
+use super::blueprint::Blueprint;
 use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
+use super::ports::{self, Bound};
 use crate::failure::{Failure, Status};
 use crate::host::TrialResult;
 use crate::machine::folders::{self, Folders};
 use crate::machine::lock;
 
-/// First VNC port, and how many are tried.
-const VNC_PORTS: std::ops::Range<u16> = 5900..6900;
 /// Longest path of a unix socket (unix(7)).
 const SOCKET_PATH: usize = 107;
 
@@ -38,6 +36,9 @@ pub struct Record {
     pub vnc: Option<(String, u16)>,
     /// Whether viewers are asked for a password.
     pub vnc_password: bool,
+    /// Where its WebSocket for browsers listens.
+    #[serde(default)]
+    pub websocket: Option<(String, u16)>,
     /// Its console socket.
     pub console: Option<PathBuf>,
     /// Its control socket.
@@ -45,6 +46,15 @@ pub struct Record {
     /// Whether the definition goes when it stops.
     #[serde(default)]
     pub transient: bool,
+}
+
+impl Record {
+    /// The WebSocket's address as browsers write it.
+    pub fn websocket_url(&self) -> Option<String> {
+        let (address, port) = self.websocket.as_ref()?;
+        let bracketed = if address.contains(':') { format!("[{address}]") } else { address.clone() };
+        Some(format!("ws://{bracketed}:{port}/"))
+    }
 }
 
 /// Name of the record in a running machine's folder.
@@ -74,7 +84,7 @@ pub fn rehearse(blueprint: &Blueprint, is_there: impl Fn(&Path) -> bool) -> Resu
     // All at once: two of them may be one.
     let there = blueprint.disks.iter().filter(|disk| is_there(&disk.path));
     let _held = there.map(disks::open).collect::<Result<Vec<_>, _>>()?;
-    blueprint.vnc.as_ref().map(listen).transpose()?;
+    blueprint.vnc.as_ref().map(ports::listen).transpose()?;
     kvm().map(drop)
 }
 
@@ -117,9 +127,13 @@ impl Opened {
             files.extend((0..).zip(opened).map(|(depth, file)| (handover::disk_label(number, depth), file)));
             chains.push(names);
         }
-        let vnc = blueprint.vnc.as_ref().map(listen).transpose()?;
-        let (vnc, address) = vnc.map_or((None, None), |(l, a)| (Some(l), Some(a)));
-        files.extend(vnc.map(|listener| ("vnc".to_owned(), OwnedFd::from(listener))));
+        let screen = blueprint.vnc.as_ref().map(ports::listen).transpose()?.unwrap_or_default();
+        let mut bound = |label: &str, port: Option<Bound>| {
+            let (listener, address) = port?;
+            files.insert(label.into(), listener.into());
+            Some(address)
+        };
+        let (vnc, websocket) = (bound("vnc", screen.vnc), bound("websocket", screen.websocket));
         files.insert("kvm".into(), kvm()?);
         let (listener, control) = socket(folder, &blueprint.name, "control")?;
         files.insert("control".into(), listener.into());
@@ -140,7 +154,7 @@ impl Opened {
         Ok(Self {
             files,
             chains,
-            record: Record { pid: 0, vnc: address, vnc_password, console, control, transient: false },
+            record: Record { pid: 0, vnc, vnc_password, websocket, console, control, transient: false },
         })
     }
 }
@@ -190,43 +204,6 @@ fn plain_file(what: &str, path: &Path) -> Result<File, Failure> {
         Ok(file) if file.metadata().is_ok_and(|m| m.is_dir()) => refuse(Status::Failed, "it is a folder".into()),
         Ok(file) => Ok(file),
     }
-}
-
-/// Binds the VNC server's port: the one that is asked for, or the first free one.
-fn listen(vnc: &Vnc) -> Result<(TcpListener, (String, u16)), Failure> {
-    let address = resolve(&vnc.listen)?;
-    let ports = match vnc.port {
-        Some(port) => port..port.saturating_add(1),
-        None => VNC_PORTS,
-    };
-    let mut last = None;
-    for port in ports {
-        match TcpListener::bind((address, port)) {
-            Ok(listener) => return Ok((listener, (address.to_string(), port))),
-            Err(e) => last = Some((port, e)),
-        }
-        if let Some((_, e)) = &last
-            && e.kind() != io::ErrorKind::AddrInUse
-        {
-            break;
-        }
-    }
-    let (port, error) = last.unwrap_or((0, io::ErrorKind::AddrInUse.into()));
-    let failure = Failure::new(Status::Conflict, format!("VNC can't listen on {address}, port {port}")).because(&error);
-    Err(match error.kind() {
-        io::ErrorKind::AddrInUse => failure.advise("Leave the port out and kiln takes a free one, or name another."),
-        io::ErrorKind::AddrNotAvailable => Failure { status: Status::Failed, ..failure }
-            .advise("The address is not this host's: use 127.0.0.1 or 0.0.0.0."),
-        _ => Failure { status: Status::Failed, ..failure },
-    })
-}
-
-fn resolve(listen: &str) -> Result<IpAddr, Failure> {
-    let found = (listen, 0).to_socket_addrs().ok().and_then(|mut all| all.next());
-    found.map(|a| a.ip()).ok_or_else(|| {
-        Failure::new(Status::Failed, format!("VNC can't listen on {listen:?}: it is no address"))
-            .advise("Use an address of this host, e.g. 127.0.0.1, or 0.0.0.0 for all.")
-    })
 }
 
 fn socket(folder: &Path, name: &str, what: &str) -> Result<(UnixListener, PathBuf), Failure> {

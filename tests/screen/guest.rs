@@ -42,6 +42,12 @@ draw pattern1
         echo "TYPED $line"
         case $line in
             pattern*) draw $line ;;
+            scroll)
+                head -c 4096000 /dev/fb0 > /whole
+                tail -c +81921 /whole > /scroll
+                tail -c 81920 /whole >> /scroll
+                draw scroll
+                ;;
             reboot | poweroff) $line -f ;;
         esac
     done
