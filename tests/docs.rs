@@ -66,7 +66,9 @@ fn the_options_of_install_are_all_told() {
 #[test]
 fn commands_in_pages_have_the_options_that_they_name() {
     let mut seen = 0;
-    for name in ["README.md", "docs/install.md", "docs/network.md", "docs/store.md", "docs/differences.md"] {
+    for name in
+        ["README.md", "docs/install.md", "docs/network.md", "docs/store.md", "docs/differences.md", "docs/viewers.md"]
+    {
         let joined = page(name).replace("\\\n", " ");
         for line in joined.lines().filter_map(|line| line.strip_prefix("    ")) {
             let Some(words) = line.trim_start().strip_prefix("kiln ") else { continue };

@@ -302,7 +302,7 @@ impl SetLink {
                 if !cards.iter().any(|card| is_it(Some(&card.name), &card.mac, &self.interface)) {
                     return Err(not_found(&self.interface, &self.name));
                 }
-                running.command_with("set_link", json!({ "name": self.interface, "up": up }))?;
+                running.command_with("set_link", json!({ "name": self.interface, "up": up }), None)?;
             }
             running => {
                 // A name that the running machine's card has stands for its address.

@@ -1,5 +1,7 @@
 //! `kiln install`: words become wishes; what follows from them is [`crate::plan`]'s and [`crate::install`]'s.
 
+mod disk;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,9 +11,10 @@ use clap::Args;
 use super::suboptions::Suboptions;
 use super::{network, print, size, suggest};
 use crate::failure::{Failure, Status};
-use crate::install::{self, Afterwards, DiskWish, Source, Watch, Wishes};
+use crate::install::{self, Afterwards, Source, Watch, Wishes};
 use crate::plan;
-use crate::runner::blueprint::Vnc;
+use crate::runner::blueprint::{Vnc, is_websocket_port};
+use crate::runner::keymap::{LAYOUTS, Layout};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,7 +38,7 @@ pub(super) struct Install {
     #[arg(long, value_name = "N[,…]")]
     vcpus: Option<String>,
     /// A disk, once per disk: size=GIB (a new one in the store), path=FILE (used as it is), path=FILE,size=GIB (made if it
-    /// isn't there), with readonly=yes; or none
+    /// isn't there), with format=, sparse=, backing_store=, cache=, perms=, serial= and more (docs/install.md); or none
     #[arg(long, value_name = "OPTIONS")]
     disk: Vec<String>,
     /// Without any disk
@@ -53,7 +56,7 @@ pub(super) struct Install {
     /// What to boot: kernel=FILE[,initrd=FILE][,kernel_args=WORDS]
     #[arg(long, value_name = "OPTIONS")]
     boot: Option<String>,
-    /// Screen: vnc[,port=][,listen=][,password=][,passwordFile=], or none
+    /// Screen: vnc[,port=][,listen=][,password=][,passwordFile=][,websocket=][,keymap=], or none
     #[arg(long, value_name = "OPTIONS")]
     graphics: Vec<String>,
     /// A network card, once per card: user, default, network=default or passt, with mac=, mtu.size=, link.state=,
@@ -114,7 +117,7 @@ impl Install {
             memory_mib: memory(self.memory.as_deref())?,
             vcpus,
             topology,
-            disks: disks(&self.disk, self.nodisks)?,
+            disks: disk::wishes(&self.disk, self.nodisks)?,
             source: source(self.location, self.import, self.boot.as_deref(), &self.extra_args)?,
             networks: network::networks(&self.network)?,
             vnc,
@@ -164,69 +167,6 @@ fn vcpus(text: Option<&str>) -> Result<(u32, Option<[u32; 4]>), Failure> {
     Ok((count, Some(topology)))
 }
 
-const DISK_LATER: &[&str] = &[
-    "bus",
-    "device",
-    "format",
-    "cache",
-    "sparse",
-    "perms",
-    "backing_store",
-    "backing_format",
-    "boot.order",
-    "boot_order",
-    "discard",
-    "io",
-    "serial",
-    "shareable",
-    "target.bus",
-    "driver.cache",
-    "driver.type",
-    "pool",
-    "vol",
-    "snapshot_policy",
-];
-
-fn disks(texts: &[String], none: bool) -> Result<Vec<DiskWish>, Failure> {
-    let mut wishes = Vec::new();
-    let says_none = none || texts.iter().any(|text| text == "none");
-    if says_none && texts.iter().any(|text| text != "none") {
-        return Err(Failure::new(Status::Usage, "a disk and no disks are asked for at once")
-            .advise("Leave out --nodisks and --disk none, or the other --disk."));
-    }
-    for text in texts.iter().filter(|text| *text != "none") {
-        let mut options = Suboptions::parse("--disk", Some("path"), text);
-        let path = options.take("path").map(PathBuf::from);
-        let size = match options.take("size") {
-            None => None,
-            Some(text) => Some(
-                size::parse(&text, 1 << 30)
-                    .filter(|n| *n > 0)
-                    .ok_or_else(|| options.wrong("size", &text, "a size is expected, in GiB or with a suffix"))?,
-            ),
-        };
-        let read_only = options.take_flag("readonly")?.unwrap_or(false);
-        match options.take("bus").as_deref() {
-            None | Some("virtio") => {}
-            Some(other) => return Err(not_yet(&format!("--disk bus={other}"), "disks are on bus=virtio so far")),
-        }
-        match options.take("format").as_deref() {
-            None | Some("raw") => {}
-            Some(other) => return Err(not_yet(&format!("--disk format={other}"), "disks are raw so far")),
-        }
-        options.finish(&["path", "size", "readonly", "bus", "format"], DISK_LATER)?;
-        if path.is_none() && size.is_none() {
-            return Err(Failure::new(Status::Usage, format!("--disk {text}: neither path= nor size= is given")));
-        }
-        wishes.push(DiskWish { path, size, read_only });
-    }
-    if wishes.is_empty() && !says_none {
-        return Err(Failure::new(Status::Usage, "--disk is missing")
-            .advise("A new disk of 20 GiB: --disk size=20. None at all: --disk none"));
-    }
-    Ok(wishes)
-}
-
 fn not_yet(what: &str, why: &str) -> Failure {
     Failure::new(Status::Usage, format!("not yet: {what}")).why(why)
 }
@@ -274,7 +214,7 @@ fn boot_options(text: &str) -> Result<(PathBuf, Option<PathBuf>, String), Failur
 fn graphics(texts: &[String], small: bool) -> Result<Option<Vnc>, Failure> {
     match texts {
         [] if small => Ok(None),
-        [] => Ok(Some(Vnc { listen: "127.0.0.1".into(), port: None, password: None })),
+        [] => Ok(Some(Vnc::default())),
         [one] if one == "none" => Ok(None),
         [_] if small => {
             Err(Failure::new(Status::Usage, "--graphics with --template small: that machine has no display")
@@ -318,8 +258,20 @@ fn vnc(text: &str) -> Result<Vnc, Failure> {
             )
         })?;
     }
-    options.finish(&["port", "listen", "password", "passwordFile"], &["websocket", "keymap", "tlsPort", "socket"])?;
-    Ok(Vnc { listen, port, password })
+    let websocket = options.take_number::<i32>("websocket")?;
+    if let Some(number) = websocket.filter(|n| !is_websocket_port(*n)) {
+        let hint = "a port number is expected, 1 to 65535, or -1 for a free one";
+        return Err(options.wrong("websocket", &number.to_string(), hint));
+    }
+    let keymap = options.take("keymap");
+    if let Some(name) = keymap.as_deref().filter(|name| Layout::named(name).is_none()) {
+        let failure = Failure::new(Status::Usage, format!("--graphics keymap={name}: there is no such keymap"));
+        let names = LAYOUTS.map(|(name, _)| name);
+        return Err(suggest(failure, name, &names).advise(format!("There are: {}.", Layout::names())));
+    }
+    let known = ["port", "listen", "password", "passwordFile", "websocket", "keymap"];
+    options.finish(&known, &["tlsPort", "socket"])?;
+    Ok(Vnc { listen, port, password, websocket, keymap })
 }
 
 fn watch(autoconsole: Option<&str>, none: bool, no_screen: bool) -> Result<Watch, Failure> {

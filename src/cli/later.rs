@@ -75,8 +75,6 @@ const OPTIONS: &[(&str, &str)] = &[
 /// Verbs of virsh, virt-clone, virt-xml and qemu-img.
 const VERBS: &[&str] = &[
     "reboot",
-    "suspend",
-    "resume",
     "define",
     "create",
     "edit",

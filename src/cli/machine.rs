@@ -16,7 +16,7 @@ use crate::failure::{Failure, Status};
 use crate::host::VIEWERS;
 use crate::machine::running::{self, Running, is_running, last_ending};
 use crate::machine::{Store, name};
-use crate::runner::start;
+use crate::runner::start::{self, Record};
 
 /// A machine's name.
 #[derive(Debug, Args)]
@@ -60,9 +60,21 @@ pub(super) fn known(name: &str) -> Result<Store, Failure> {
 
 fn state(store: &Store, name: &str) -> Result<String, Failure> {
     match Running::find(store.folders(), name)? {
-        Some(running) => running.status(),
+        Some(running) => Ok(if running.status()? == "running" { "running" } else { "paused" }.into()),
         None => Ok("shut off".into()),
     }
+}
+
+// Why it is in this state, in virsh's words.
+fn reason(store: &Store, name: &str) -> Result<String, Failure> {
+    Ok(match Running::find(store.folders(), name)? {
+        None => last_ending(store.folders(), name).map_or("unknown".into(), |e| e.reason),
+        Some(running) => match running.status()?.as_str() {
+            "paused" => "user".into(),
+            "io-error" => "I/O error".into(),
+            _ => "booted".into(),
+        },
+    })
 }
 
 impl List {
@@ -102,6 +114,9 @@ pub(super) fn start(one: &One) -> Result<ExitCode, Failure> {
     if let Some((address, port)) = &record.vnc {
         eprintln!("screen: VNC at {address}:{port} (kiln view {})", one.name);
     }
+    if let Some(url) = record.websocket_url() {
+        eprintln!("browser: a page with noVNC, told {url}");
+    }
     done(&format!("Domain '{}' started\n", one.name))
 }
 
@@ -121,6 +136,27 @@ pub(super) fn reset(one: &One) -> Result<ExitCode, Failure> {
     let store = known(&one.name)?;
     Running::get(store.folders(), &one.name)?.command("system_reset", None)?;
     done(&format!("Domain '{}' was reset\n", one.name))
+}
+
+pub(super) fn suspend(one: &One) -> Result<ExitCode, Failure> {
+    let store = known(&one.name)?;
+    let running = Running::get(store.folders(), &one.name)?;
+    if running.status()? != "running" {
+        return Err(Failure::new(Status::Conflict, format!("{:?} is paused already", one.name))
+            .advise(format!("kiln domstate --reason {0} tells why; kiln resume {0} lets it go on.", one.name)));
+    }
+    running.command("stop", None)?;
+    done(&format!("Domain '{}' suspended\n", one.name))
+}
+
+pub(super) fn resume(one: &One) -> Result<ExitCode, Failure> {
+    let store = known(&one.name)?;
+    let running = Running::get(store.folders(), &one.name)?;
+    if running.status()? == "running" {
+        return Err(Failure::new(Status::Conflict, format!("{:?} is not paused", one.name)));
+    }
+    running.command("cont", None)?;
+    done(&format!("Domain '{}' resumed\n", one.name))
 }
 
 pub(super) fn undefine(one: &One) -> Result<ExitCode, Failure> {
@@ -172,10 +208,7 @@ impl State {
         let name = &self.one.name;
         let store = known(name)?;
         let state = state(&store, name)?;
-        let reason = match state.as_str() {
-            "shut off" => last_ending(store.folders(), name).map_or("unknown".into(), |e| e.reason),
-            _ => "booted".into(),
-        };
+        let reason = reason(&store, name)?;
         let text = if self.reason { format!("{state} ({reason})\n") } else { format!("{state}\n") };
         data(&self.one, json!({ "state": state, "reason": reason }), &text)
     }
@@ -191,7 +224,7 @@ pub(super) fn dominfo(one: &OneData) -> Result<ExitCode, Failure> {
     let vcpus = domain.vcpus().map_err(understood)?;
     let uuid = domain.text("uuid").unwrap_or_default();
     let running = Running::find(store.folders(), &one.name)?;
-    let state = running.as_ref().map_or(Ok("shut off".to_owned()), Running::status)?;
+    let state = state(&store, &one.name)?;
     let version = domain.root().find("metadata").and_then(|m| m.find(crate::runner::blueprint::METADATA));
     let version = version.and_then(|v| v.attribute("version")).unwrap_or(kiln_vmm::config::VERSION);
     let value = json!({
@@ -230,18 +263,22 @@ impl Dump {
     }
 }
 
-fn display(one: &str) -> Result<(String, u16), Failure> {
+fn display(one: &str) -> Result<(Record, String, u16), Failure> {
     let store = known(one)?;
-    Running::get(store.folders(), one)?.record.vnc.ok_or_else(|| {
+    let record = Running::get(store.folders(), one)?.record;
+    let (address, port) = record.vnc.clone().ok_or_else(|| {
         Failure::new(Status::Failed, format!("{one:?} has no VNC screen")).advise(format!("kiln console {one}"))
-    })
+    })?;
+    Ok((record, address, port))
 }
 
 pub(super) fn vncdisplay(one: &OneData) -> Result<ExitCode, Failure> {
-    let (address, port) = display(&one.name)?;
+    let (record, address, port) = display(&one.name)?;
     // As virsh: ports from 5900 on are written as display numbers.
     let number = port.checked_sub(5900).map_or(format!("{address}:{port}"), |n| format!("{address}:{n}"));
-    data(one, json!({ "address": address, "port": port }), &format!("{number}\n"))
+    let websocket = record.websocket_url();
+    let second = websocket.as_ref().map(|url| format!("{url}\n")).unwrap_or_default();
+    data(one, json!({ "address": address, "port": port, "websocket": websocket }), &format!("{number}\n{second}"))
 }
 
 /// Save the screen as a PNG picture
@@ -287,7 +324,7 @@ pub(super) fn console(one: &One) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn view(one: &One) -> Result<ExitCode, Failure> {
-    let (address, port) = display(&one.name)?;
+    let (_, address, port) = display(&one.name)?;
     let local = if address == "0.0.0.0" || address == "::" { "127.0.0.1".to_owned() } else { address };
     let Some(program) = VIEWERS.iter().find(|v| on_path(v)) else {
         eprintln!("No VNC viewer is installed here (any will do, e.g. the package tigervnc-viewer).");
@@ -297,7 +334,9 @@ pub(super) fn view(one: &One) -> Result<ExitCode, Failure> {
     let target = match *program {
         "remote-viewer" | "remmina" | "vinagre" | "krdc" => format!("vnc://{local}:{port}"),
         "virt-viewer" => return Err(Failure::new(Status::Failed, "virt-viewer asks libvirt; install remote-viewer")),
-        // TigerVNC and gvncviewer: two colons, a port; one, a display.
+        // It takes display numbers alone, and counts them from 5900, downwards too.
+        "gvncviewer" => format!("{local}:{}", i32::from(port) - 5900),
+        // TigerVNC: two colons, a port; one, a display.
         _ => format!("{local}::{port}"),
     };
     let mut command = std::process::Command::new(program);

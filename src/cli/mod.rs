@@ -45,6 +45,10 @@ enum Verb {
     List(machine::List),
     /// Start a machine that is defined
     Start(machine::One),
+    /// Stop a machine where it is: it goes on when it is resumed
+    Suspend(machine::One),
+    /// Let a paused machine go on; what its disks could not do is tried again
+    Resume(machine::One),
     /// Press a machine's power button
     Shutdown(machine::One),
     /// Stop a machine at once, as pulling the plug does
@@ -95,6 +99,8 @@ impl Verb {
             Verb::Install(install) => install.run(),
             Verb::List(list) => list.run(),
             Verb::Start(one) => machine::start(&one),
+            Verb::Suspend(one) => machine::suspend(&one),
+            Verb::Resume(one) => machine::resume(&one),
             Verb::Shutdown(one) => machine::shutdown(&one),
             Verb::Destroy(one) => machine::destroy(&one),
             Verb::Reset(one) => machine::reset(&one),

@@ -23,15 +23,6 @@ impl Suboptions {
         Self { option, pairs }
     }
 
-    /// Gives keys their newer names.
-    pub(super) fn rename(&mut self, names: &[(&str, &str)]) {
-        for (key, _) in &mut self.pairs {
-            if let Some((_, new)) = names.iter().find(|(old, _)| old == key) {
-                *key = (*new).to_owned();
-            }
-        }
-    }
-
     /// The keys that are left.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         self.pairs.iter().map(|(key, _)| key.as_str())
@@ -48,6 +39,15 @@ impl Suboptions {
         let at = self.pairs.iter().position(|(k, _)| k == key)?;
         // A key without a value is a yes.
         Some(self.pairs.remove(at).1.unwrap_or_else(|| "yes".into()))
+    }
+
+    /// Gives keys their first names.
+    pub(super) fn rename(&mut self, aliases: &[(&str, &str)]) {
+        for (key, _) in &mut self.pairs {
+            if let Some((_, name)) = aliases.iter().find(|(alias, _)| alias == key) {
+                *key = (*name).to_owned();
+            }
+        }
     }
 
     /// Takes a yes or no out.

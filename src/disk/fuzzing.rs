@@ -143,7 +143,8 @@ pub fn fuzz_line(bytes: &[u8]) {
         Ok(Parsed::Do(request)) => judge(&request),
         Err(failure) => {
             // qemu-img's compare has a status for values, and another for the line itself.
-            let compares = dialect == Dialect::QemuImg && args.first().is_some_and(|verb| verb == "compare");
+            let verb = args.iter().find(|arg| *arg != "--");
+            let compares = dialect == Dialect::QemuImg && verb.is_some_and(|verb| verb == "compare");
             assert!(failure.status == Status::Usage || (compares && failure.status == Status::Failed), "{failure}");
             assert!(!failure.what.is_empty() && !failure.what.contains('\n'), "{args:?}: {failure:?}");
         }

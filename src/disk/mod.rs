@@ -198,7 +198,10 @@ fn exit(dialect: Dialect, args: &[OsString], failure: &Failure) -> ExitCode {
 fn parse(dialect: Dialect, args: &[OsString]) -> Result<Parsed, Failure> {
     let program = dialect.words().split(' ').map(OsString::from);
     dashes::check(&program.chain(args.iter().cloned()).collect::<Vec<_>>())?;
-    let first = args.iter().position(|arg| !arg.to_string_lossy().starts_with('-')).unwrap_or(args.len());
+    // A lone dash is a word, and two end the options.
+    let is_option = |arg: &OsString| arg != "-" && arg.to_string_lossy().starts_with('-');
+    let first = args.iter().position(|arg| !is_option(arg)).unwrap_or(args.len());
+    let first = args.iter().position(|arg| arg == "--").map_or(first, |end| first.min(end + 1));
     let (before, after) = args.split_at(first);
     let mut standard = Standard::default();
     if let getopt::Read::Help = getopt::Reader::new(dialect, STANDARD, before).read(&mut standard)? {

@@ -74,6 +74,14 @@ fn verbs_that_are_missing_are_named() {
 }
 
 #[test]
+fn a_lone_dash_is_no_option_and_two_end_them() {
+    for dialect in [K, Q] {
+        assert!(told(dialect, "- compare a b").contains("no verb \"-\""), "{}", told(dialect, "- compare a b"));
+        assert!(told(dialect, "-- compare a b").starts_with("Compare"), "{}", told(dialect, "-- compare a b"));
+    }
+}
+
+#[test]
 fn failures_bear_the_name_that_was_called() {
     assert!(told(Q, "info").starts_with("qemu-img: which image?"));
     assert!(told(K, "info").starts_with("kiln: which image?"));

@@ -48,6 +48,9 @@ fn tell(name: &str, record: &Record, blueprint: &Blueprint) {
         let password = if record.vnc_password { "with a password" } else { "without a password" };
         eprintln!("  screen   VNC at {address}:{port}, {password}");
         eprintln!("  look     kiln view {name}");
+        if let Some(url) = record.websocket_url() {
+            eprintln!("  browser  a page with noVNC, told {url}");
+        }
         let local = if address == "0.0.0.0" || address == "::" { "127.0.0.1" } else { address.as_str() };
         eprintln!("  from far ssh -L {port}:{local}:{port} THIS-HOST, then a viewer to 127.0.0.1:{port}");
         let open = !record.vnc_password && !address.starts_with("127.") && address != "::1";

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kiln_domain::Domain;
+use kiln_image::Format;
 use parking_lot::Mutex;
 
 use crate::failure::{Failure, Status};
@@ -32,8 +33,22 @@ pub struct DiskWish {
     pub path: Option<PathBuf>,
     /// Bytes of a new one.
     pub size: Option<u64>,
+    /// Its format; found by its contents, or chosen by its name, if none is given.
+    pub format: Option<Format>,
+    /// Space of a new one is taken when it is written to.
+    pub sparse: bool,
+    /// What a new one lies on, and that one's format.
+    pub backing: Option<(PathBuf, Option<Format>)>,
+    /// Attributes of `<driver>` other than name and type.
+    pub driver: Vec<(&'static str, String)>,
     /// The guest may not write.
     pub read_only: bool,
+    /// Several machines may write.
+    pub shareable: bool,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// Its place among what firmware boots from.
+    pub boot_order: Option<u32>,
 }
 
 /// Where the first boot's kernel comes from.

@@ -93,36 +93,30 @@ impl Running {
     /// # Errors
     /// When it refuses, or its process is gone.
     pub fn command(&self, name: &str, file: Option<&File>) -> Result<Value, Failure> {
-        self.give(json!({ "execute": name }), file)
+        self.command_with(name, json!({}), file)
     }
 
     /// As [`Running::command`], with arguments.
     ///
     /// # Errors
     /// As [`Running::command`].
-    pub fn command_with(&self, name: &str, arguments: Value) -> Result<Value, Failure> {
-        self.give(json!({ "execute": name, "arguments": arguments }), None)
-    }
-
-    fn give(&self, command: Value, file: Option<&File>) -> Result<Value, Failure> {
-        let exchange = || -> io::Result<String> {
+    pub fn command_with(&self, name: &str, arguments: Value, file: Option<&File>) -> Result<Value, Failure> {
+        let exchange = || -> io::Result<Value> {
             let stream = UnixStream::connect(&self.record.control)?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            let line = format!("{command}\n");
+            let agree = json!({ "execute": "qmp_capabilities" });
+            let line = format!("{agree}\n{}\n", json!({ "execute": name, "arguments": arguments, "id": ID }));
             send(&stream, line.as_bytes(), file)?;
-            let mut answer = String::new();
-            BufReader::new(stream).read_line(&mut answer)?;
-            Ok(answer)
+            answer_of(BufReader::new(stream))
         };
-        let text = exchange().map_err(|e| self.trouble(&e))?;
-        let mut answer: Value = serde_json::from_str(&text).map_err(|e| self.trouble(&e.into()))?;
+        let mut answer = exchange().map_err(|e| self.trouble(&e))?;
         match answer["error"]["desc"].as_str() {
             Some(why) => Err(Failure::new(Status::Failed, format!("{:?} refuses", self.name)).why(why)),
             None => Ok(answer["return"].take()),
         }
     }
 
-    /// `running` or `paused`.
+    /// `running`, `paused`, or `io-error` when a disk's error has paused it.
     ///
     /// # Errors
     /// As [`Running::command`].
@@ -148,9 +142,11 @@ impl Running {
         let end = limit.map(|limit| Instant::now() + limit);
         // Its process closes the connection when it ends; a look at the lock tells the rest.
         if let Ok(mut stream) = UnixStream::connect(&self.record.control) {
-            let _ = stream.set_read_timeout(limit.map(|l| l.max(Duration::from_millis(1))));
-            let mut byte = [0];
-            let _ = io::Read::read(&mut stream, &mut byte);
+            let left = || end.map(|end| end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+            let mut bytes = [0; 512];
+            while stream.set_read_timeout(left()).is_ok()
+                && io::Read::read(&mut stream, &mut bytes).is_ok_and(|got| got > 0)
+            {}
         }
         while is_running(&self.folders, &self.name) {
             if end.is_some_and(|end| Instant::now() >= end) {
@@ -175,6 +171,22 @@ impl Running {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
         if self.wait(Some(PATIENCE)) { Ok(()) } else { asked.map(drop) }
+    }
+}
+
+/// By which the answer is told from greeting and events.
+const ID: &str = "kiln";
+
+fn answer_of(mut from: impl BufRead) -> io::Result<Value> {
+    loop {
+        let mut line = String::new();
+        if from.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let value: Value = serde_json::from_str(&line)?;
+        if value["id"] == ID {
+            return Ok(value);
+        }
     }
 }
 

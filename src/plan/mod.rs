@@ -8,6 +8,7 @@ mod template;
 use std::path::PathBuf;
 
 use kiln_domain::Domain;
+use kiln_image::Format;
 use kiln_vmm::virtio::net::Mac;
 use serde::Serialize;
 
@@ -44,10 +45,31 @@ pub struct Disk {
     pub path: PathBuf,
     /// It is a block device.
     pub is_block: bool,
+    /// Its format.
+    pub format: Format,
+    /// Attributes of `<driver>` other than name and type.
+    pub driver: Vec<(&'static str, String)>,
     /// The guest may not write.
     pub read_only: bool,
-    /// Bytes, when it is to be made.
-    pub make: Option<u64>,
+    /// Several machines may write.
+    pub shareable: bool,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// Its place among what firmware boots from.
+    pub boot_order: Option<u32>,
+    /// What is to be made, when it isn't there.
+    pub make: Option<NewDisk>,
+}
+
+/// A disk that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDisk {
+    /// Bytes; without, as many as its backing file has.
+    pub size: Option<u64>,
+    /// Space is taken when it is written to, not now.
+    pub sparse: bool,
+    /// What it lies on.
+    pub backing: Option<(PathBuf, Format)>,
 }
 
 /// A network card as it was asked for.
@@ -114,10 +136,10 @@ struct View<'a> {
     cmdline: Option<&'a str>,
     topology: Option<TopologyView>,
     on_reboot: &'a str,
-    disks: Vec<DiskView>,
+    disks: Vec<DiskView<'a>>,
     cards: Vec<CardView>,
     host_loopback: bool,
-    /// Cards have places in the boot order, which libvirt then takes alone.
+    /// Devices have places in the boot order, which libvirt then takes alone.
     ordered: bool,
     ports: usize,
     vnc: Option<&'a Vnc>,
@@ -132,13 +154,18 @@ struct TopologyView {
 }
 
 #[derive(Serialize)]
-struct DiskView {
+struct DiskView<'a> {
     r#type: &'static str,
     attribute: &'static str,
     path: String,
     target: String,
     slot: String,
+    format: &'static str,
+    driver: &'a [(&'static str, String)],
     read_only: bool,
+    shareable: bool,
+    serial: Option<&'a str>,
+    boot_order: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -174,11 +201,13 @@ impl Plan {
             Step::Permanent => self.boot.as_ref(),
         };
         let path = |p: &PathBuf| p.to_string_lossy().into_owned();
-        let disks: Vec<DiskView> = self.disks.iter().enumerate().map(|(n, disk)| view(n, disk)).collect();
+        let disks: Vec<DiskView<'_>> = self.disks.iter().enumerate().map(|(n, disk)| view(n, disk)).collect();
         let cards: Vec<CardView> =
             self.cards.iter().enumerate().map(|(n, (card, mac))| card_view(disks.len() + n, card, mac)).collect();
         // One root port per PCIe device (disks, network cards and the entropy source), and the spare ones.
         let ports = disks.len() + cards.len() + 1 + SPARE_PORTS;
+        let orders = disks.iter().map(|disk| disk.boot_order).chain(cards.iter().map(|card| card.boot_order));
+        let ordered = orders.flatten().next().is_some();
         let first = step == Step::Install && self.install.is_some();
         let values = minijinja::Value::from(minijinja::value::Serde(View {
             name: &self.name,
@@ -199,7 +228,7 @@ impl Plan {
             }),
             on_reboot: if first { "destroy" } else { "restart" },
             disks,
-            ordered: cards.iter().any(|card| card.boot_order.is_some()),
+            ordered,
             cards,
             host_loopback: self.host_loopback,
             ports,
@@ -212,7 +241,7 @@ impl Plan {
     }
 }
 
-fn view(number: usize, disk: &Disk) -> DiskView {
+fn view(number: usize, disk: &Disk) -> DiskView<'_> {
     let (kind, attribute) = if disk.is_block { ("block", "dev") } else { ("file", "file") };
     DiskView {
         r#type: kind,
@@ -220,7 +249,12 @@ fn view(number: usize, disk: &Disk) -> DiskView {
         path: disk.path.to_string_lossy().into_owned(),
         target: format!("vd{}", letters(number)),
         slot: format!("{:#04x}", number + 2),
+        format: disk.format.name(),
+        driver: &disk.driver,
         read_only: disk.read_only,
+        shareable: disk.shareable,
+        serial: disk.serial.as_deref(),
+        boot_order: disk.boot_order,
     }
 }
 
@@ -299,7 +333,8 @@ pub fn new_uuid() -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::blueprint::Blueprint;
+    use crate::runner::blueprint::{Blueprint, CacheMode};
+    use kiln_vmm::virtio::blk::OnError;
 
     fn plan(template: &str) -> Plan {
         Plan {
@@ -309,10 +344,20 @@ mod tests {
             memory_mib: 512,
             vcpus: 2,
             topology: None,
-            disks: vec![Disk { path: "/d/<x>.img".into(), is_block: false, read_only: true, make: None }],
+            disks: vec![Disk {
+                path: "/d/<x>.img".into(),
+                is_block: false,
+                format: Format::Qcow2,
+                driver: vec![("cache", "none".into()), ("error_policy", "stop".into())],
+                read_only: true,
+                shareable: false,
+                serial: Some("s&1".into()),
+                boot_order: Some(1),
+                make: None,
+            }],
             cards: vec![],
             host_loopback: false,
-            vnc: Some(Vnc { listen: "127.0.0.1".into(), port: None, password: None }),
+            vnc: Some(Vnc::default()),
             install: Some(Boot { kernel: "/k".into(), initrd: Some("/i".into()), cmdline: "a=\"b c\"".into() }),
             boot: None,
             os: None,
@@ -329,7 +374,10 @@ mod tests {
         assert_eq!((blueprint.memory, blueprint.vcpus()), (512 << 20, 2));
         assert_eq!(blueprint.cmdline, "a=\"b c\"");
         assert_eq!(blueprint.disks[0].path, PathBuf::from("/d/<x>.img"));
-        assert!(blueprint.disks[0].read_only && blueprint.legacy && blueprint.display.is_some());
+        let disk = &blueprint.disks[0];
+        assert_eq!((disk.format, disk.cache, disk.on_write_error), (Format::Qcow2, CacheMode::None, OnError::Stop));
+        assert_eq!((disk.serial.as_deref(), disk.unmap), (Some("s&1"), false));
+        assert!(disk.read_only && blueprint.legacy && blueprint.display.is_some());
         assert_eq!(blueprint.ports.len(), 4);
         let kept = plan.document(Step::Permanent).unwrap();
         assert_eq!(kept.text("os/kernel"), None);

@@ -3,6 +3,9 @@
 //! What carries the user's data or intent and can't be done is refused by name; what can be left out is listed once as
 //! a warning.
 
+mod disk;
+mod graphics;
+
 use std::path::PathBuf;
 
 use kiln_domain::address::{self, PciAddress};
@@ -10,11 +13,12 @@ use kiln_domain::domain::{Action, Topology};
 use kiln_domain::xml::Element;
 use kiln_domain::{Domain, DomainError};
 use kiln_vmm::virtio::net::Mac;
-use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Status};
 use crate::network::Interface;
 use crate::network::settings::{MTU, mac_text};
+pub use disk::{CacheMode, Disk, driver_values};
+pub use graphics::{Vnc, is_websocket_port};
 
 /// Most processors of a machine.
 pub const MOST_CPUS: u32 = kiln_vmm::config::MAX_VCPUS;
@@ -86,34 +90,6 @@ impl Card {
     }
 }
 
-/// A virtio disk.
-#[derive(Debug, Clone)]
-pub struct Disk {
-    /// Image or block device.
-    pub path: PathBuf,
-    /// Name as the XML has it, e.g. `vda`.
-    pub target: String,
-    /// Place.
-    pub address: PciAddress,
-    /// The guest may not write.
-    pub read_only: bool,
-    /// Several machines may write.
-    pub shareable: bool,
-    /// Serial number, at most 20 bytes.
-    pub serial: Option<String>,
-}
-
-/// `<graphics type='vnc'>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vnc {
-    /// Address to listen on.
-    pub listen: String,
-    /// Port; `None`: the first free one from 5900.
-    pub port: Option<u16>,
-    /// Password.
-    pub password: Option<String>,
-}
-
 fn refuse(what: impl Into<String>) -> Failure {
     Failure::new(Status::Failed, what)
 }
@@ -176,7 +152,7 @@ impl Blueprint {
 
     fn device(&mut self, device: &Element) -> Result<(), Failure> {
         match device.name() {
-            "disk" => self.disk(device),
+            "disk" => Disk::read(device, &mut self.warnings).map(|disk| self.disks.push(disk)),
             "controller" => self.controller(device),
             "interface" => self.card(device),
             "rng" => place(device).map(|at| self.rngs.extend(at)),
@@ -202,40 +178,6 @@ impl Blueprint {
             }
             other => Err(refuse(format!("the machine has a <{other}>, which kiln does not know"))),
         }
-    }
-
-    fn disk(&mut self, device: &Element) -> Result<(), Failure> {
-        let target = device.find("target");
-        let attribute = |name: &str| target.and_then(|t| t.attribute(name)).unwrap_or_default().to_owned();
-        let name = attribute("dev");
-        let kind = device.attribute("device").unwrap_or("disk");
-        if kind != "disk" {
-            return Err(refuse(format!("the disk {name} is a {kind}; kiln has no {kind} drive yet")));
-        }
-        let bus = attribute("bus");
-        if bus != "virtio" {
-            return Err(refuse(format!("the disk {name} is on the bus '{bus}', which kiln does not have yet"))
-                .advise("Use bus=virtio, which Linux has drivers for."));
-        }
-        let driver = device.find("driver");
-        let format = driver.and_then(|d| d.attribute("type")).unwrap_or("raw");
-        if format != "raw" {
-            return Err(refuse(format!("the disk {name} has the format {format}; kiln runs raw disks so far")));
-        }
-        let source = device.find("source");
-        let path = source.and_then(|s| s.attribute("file").or_else(|| s.attribute("dev")));
-        let path = path.ok_or_else(|| refuse(format!("the disk {name} names neither a file nor a block device")))?;
-        let address = place(device)?.ok_or_else(|| no_address(device))?;
-        let serial = device.find("serial").map(Element::text).filter(|s| !s.is_empty());
-        self.disks.push(Disk {
-            path: path.into(),
-            target: name,
-            address,
-            read_only: device.find("readonly").is_some(),
-            shareable: device.find("shareable").is_some(),
-            serial,
-        });
-        Ok(())
     }
 
     fn card(&mut self, device: &Element) -> Result<(), Failure> {
@@ -296,33 +238,10 @@ impl Blueprint {
     }
 
     fn graphics(&mut self, device: &Element) -> Result<(), Failure> {
-        match device.attribute("type") {
-            Some("vnc") => {}
-            Some("none") => return Ok(()),
-            Some(other) => {
-                return Err(refuse(format!("graphics '{other}' is not there; kiln shows machines by VNC"))
-                    .advise("Use --graphics vnc, or --graphics none."));
-            }
-            None => return Err(refuse("<graphics> has no type")),
-        }
-        if device.all("listen").any(|l| l.attribute("type") == Some("socket")) || device.attribute("socket").is_some() {
-            return Err(refuse("VNC on a unix socket is not there yet; use an address and port"));
-        }
-        let listen = device.find("listen").and_then(|l| l.attribute("address")).or(device.attribute("listen"));
-        let port = match (device.attribute("port"), device.attribute("autoport")) {
-            (_, Some("yes")) | (None | Some("-1"), _) => None,
-            (Some(text), _) => Some(
-                text.parse()
-                    .ok()
-                    .filter(|n| *n > 0)
-                    .ok_or_else(|| refuse(format!("the VNC port '{text}' is no port number (1 to 65535)")))?,
-            ),
-        };
-        if self.vnc.is_some() {
+        let Some(vnc) = Vnc::read(device)? else { return Ok(()) };
+        if self.vnc.replace(vnc).is_some() {
             return Err(refuse("the machine has two VNC servers; one is what kiln has"));
         }
-        let password = device.attribute("passwd").filter(|p| !p.is_empty()).map(str::to_owned);
-        self.vnc = Some(Vnc { listen: listen.unwrap_or("127.0.0.1").into(), port, password });
         Ok(())
     }
 

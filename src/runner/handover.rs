@@ -4,6 +4,7 @@
 //! don't fit into one message with bytes behind the order.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,8 +31,15 @@ pub struct Order {
     pub xml: String,
     /// What is written down of the machine when it runs; its process adds itself.
     pub record: Record,
-    /// What each descriptor is, in their order.
+    /// The files of each disk's chain, from the top; each has a descriptor, see [`disk_label`].
+    pub disks: Vec<Vec<OsString>>,
+    /// What each descriptor is, in their order; sending fills it in.
     pub labels: Vec<String>,
+}
+
+/// The label of a file of a disk's chain: the disk's number in the definition, and the file's in the chain.
+pub fn disk_label(disk: usize, file: usize) -> String {
+    format!("disk{disk}/{file}")
 }
 
 /// What it answers.
@@ -87,8 +95,8 @@ impl Answer {
 ///
 /// # Errors
 /// When the other side is gone.
-pub fn send_order(socket: &mut UnixStream, xml: &str, record: &Record, descriptors: &Descriptors) -> io::Result<()> {
-    let order = Order { xml: xml.into(), record: record.clone(), labels: descriptors.keys().cloned().collect() };
+pub fn send_order(socket: &mut UnixStream, order: Order, descriptors: &Descriptors) -> io::Result<()> {
+    let order = Order { labels: descriptors.keys().cloned().collect(), ..order };
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.values().map(AsFd::as_fd).collect();
     let (first, more) = borrowed.split_at(borrowed.len().min(MOST_DESCRIPTORS));
     send_descriptors(socket, first)?;
@@ -182,17 +190,25 @@ mod tests {
     fn an_order_arrives_with_its_descriptors() {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
-        let descriptors = Descriptors::from([("kernel".to_owned(), read), ("disk0".to_owned(), write)]);
+        let descriptors = Descriptors::from([("kernel".to_owned(), read), (disk_label(0, 0), write)]);
         let long = "x".repeat(300_000);
         let control = "/run/control".into();
-        let network = Default::default();
-        let record =
-            Record { pid: 0, vnc: None, vnc_password: false, console: None, control, network, transient: false };
-        let sender = std::thread::spawn(move || send_order(&mut ours, &long, &record, &descriptors));
+        let record = Record {
+            pid: 0,
+            vnc: None,
+            vnc_password: false,
+            websocket: None,
+            console: None,
+            control,
+            network: Default::default(),
+            transient: false,
+        };
+        let order = Order { xml: long, record, disks: vec![vec!["/d".into()]], labels: vec![] };
+        let sender = std::thread::spawn(move || send_order(&mut ours, order, &descriptors));
         let (order, mut got) = receive_order(&mut theirs).unwrap();
         sender.join().unwrap().unwrap();
-        assert_eq!(order.xml.len(), 300_000);
-        let mut write = std::fs::File::from(got.remove("disk0").unwrap());
+        assert_eq!((order.xml.len(), order.disks), (300_000, vec![vec![OsString::from("/d")]]));
+        let mut write = std::fs::File::from(got.remove(&disk_label(0, 0)).unwrap());
         let mut read = std::fs::File::from(got.remove("kernel").unwrap());
         write.write_all(b"hi").unwrap();
         drop(write);
@@ -211,10 +227,18 @@ mod tests {
         }
         let (read, write) = rustix::pipe::pipe().unwrap();
         descriptors.insert("last".into(), write);
-        let (control, network) = ("/run/control".into(), Default::default());
-        let record =
-            Record { pid: 0, vnc: None, vnc_password: false, console: None, control, network, transient: false };
-        let sender = std::thread::spawn(move || send_order(&mut ours, "", &record, &descriptors));
+        let record = Record {
+            pid: 0,
+            vnc: None,
+            vnc_password: false,
+            websocket: None,
+            console: None,
+            control: "/run/control".into(),
+            network: Default::default(),
+            transient: false,
+        };
+        let order = Order { xml: String::new(), record, disks: vec![], labels: vec![] };
+        let sender = std::thread::spawn(move || send_order(&mut ours, order, &descriptors));
         let (_, mut got) = receive_order(&mut theirs).unwrap();
         sender.join().unwrap().unwrap();
         assert_eq!(got.len(), MOST_DESCRIPTORS * 2 + 6);

@@ -7,11 +7,15 @@
 pub mod blueprint;
 pub mod cards;
 mod console;
-mod control;
+pub mod disks;
 pub mod handover;
-mod keymap;
+pub mod keymap;
+mod ports;
 mod process;
+mod qmp;
 mod screen;
 pub mod start;
+mod state;
+mod viewers;
 
 pub use process::{Ending, main};

@@ -2,21 +2,18 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
 
 use kiln_domain::Domain;
 use kiln_domain::address::PciAddress;
 use kiln_domain::domain;
-use kiln_image::raw::Raw;
-use kiln_image::{Access, BlockDevice};
-use kiln_rfb::{FrameSource, Password, Rect, Server, Settings};
+use kiln_image::Image;
+use kiln_rfb::Server;
 use kiln_vmm::config::{
     Action, Actions, Backing, Config, Display, Legacy, Linux, Memory, PciDevice, PciKind, Rtc, Topology,
 };
@@ -24,26 +21,29 @@ use kiln_vmm::display::VideoMemory;
 use kiln_vmm::machine::{Event, Machine, Outcome};
 use kiln_vmm::pci::Place;
 use kiln_vmm::thread::{Role, spawn};
+use kiln_vmm::virtio::blk::{Consequence, DiskError, Drive, Witness};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::json;
 
-use super::blueprint::{Blueprint, Vnc};
+use super::blueprint::{Blueprint, CacheMode};
 use super::cards::Cards;
 use super::console::Console;
-use super::control::{self, Subject};
+use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
-use super::screen::{Hands, Screen};
+use super::qmp::{self, Hub};
+use super::screen::Screen;
 use super::start::Record;
-use crate::failure::{Failure, Status};
-
-/// Viewers at once.
-const MOST_VIEWERS: usize = 64;
+use super::state::{RunningDisk, State};
+use super::viewers;
+use crate::failure::{self, Failure};
 
 /// What the main thread is woken for.
 pub(super) enum Wake {
     Event(Event),
+    Disk(DiskError),
     Reset,
-    Quit,
+    /// Why, in QMP's words.
+    Quit(&'static str),
 }
 
 /// How a machine's last run ended, as it is written down.
@@ -59,6 +59,8 @@ pub struct Ending {
 /// Runs the machine whose order waits on standard input.
 pub fn main() -> ExitCode {
     start_log();
+    // A write past the limit for files is to fail, not to end the machine.
+    let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::default());
     // Nothing that happens to the starter's terminal happens to the machine. It fails only for a group's leader.
     let _ = rustix::process::setsid();
     match attend() {
@@ -111,33 +113,31 @@ struct Life {
     console: Option<Arc<Console>>,
     server: Option<Server>,
     state: Arc<State>,
+    troubles: Arc<AtomicUsize>,
     wakes: Receiver<Wake>,
     outcome: Option<File>,
     // Held until the end: the machine runs as long as this is locked.
     _lock: Option<OwnedFd>,
 }
 
-struct State {
-    machine: Arc<Machine>,
-    cards: Cards,
-    screen: Option<Arc<Screen>>,
-    status: AtomicU8,
-}
-
-const RUNNING: u8 = 0;
-const PAUSED: u8 = 1;
+/// Requests that failed and that the main thread has yet to hear of; more are not told, unless they stop the machine.
+const MOST_TROUBLES: usize = 64;
 
 impl Life {
     fn begin(order: &Order, files: &mut Descriptors) -> Result<Self, Failure> {
         let understood = Domain::parse(&order.xml)
-            .map_err(|e| Failure::new(Status::Failed, "the definition can't be understood").because(&e))?;
+            .map_err(|e| Failure::new(failure::Status::Failed, "the definition can't be understood").because(&e))?;
         let blueprint = Blueprint::read(&understood)?;
-        let host = |e: io::Error| Failure::new(Status::Failed, "the machine's process can't be set up").because(&e);
+        let host =
+            |e: io::Error| Failure::new(failure::Status::Failed, "the machine's process can't be set up").because(&e);
+        let (wake, wakes) = mpsc::channel();
+        let troubles = Arc::new(AtomicUsize::new(0));
+        let images = images(&blueprint, order, files)?;
         let cards = Cards::start(&blueprint, &order.record.network, files).map_err(host)?;
-        let config = config(&blueprint, &cards, files)?;
+        let backends = Backends { images: &images, witness: &witness(wake.clone(), troubles.clone()), cards: &cards };
+        let config = config(&blueprint, &backends, files)?;
         let (machine, events) = Machine::new(config).map_err(|e| refusal(&e))?;
         let machine = Arc::new(machine);
-        let (wake, wakes) = mpsc::channel();
         forward(events, wake.clone()).map_err(host)?;
         let console = match (machine.serial(0), files.remove("console")) {
             (Some(serial), Some(listener)) => {
@@ -146,28 +146,34 @@ impl Life {
             _ => None,
         };
         let screen = machine.display().map(|d| Screen::new(d.clone(), machine.ps2().cloned()));
-        let server = match (&screen, &blueprint.vnc, files.remove("vnc")) {
-            (Some(screen), Some(vnc), Some(listener)) => {
-                Some(show(screen, &machine, vnc, &blueprint.name, listener.into()).map_err(host)?)
+        let server = match (&screen, &blueprint.vnc) {
+            (Some(screen), Some(vnc)) => {
+                let server = viewers::show(screen, &machine, vnc, &blueprint.name).map_err(host)?;
+                viewers::let_in(&server, files).map_err(host)?;
+                Some(server)
             }
             _ => None,
         };
-        let state = Arc::new(State { machine: machine.clone(), cards, screen, status: AtomicU8::new(RUNNING) });
+        let hub = Arc::new(Hub::default());
+        let disks = running_disks(&blueprint, images)?;
+        let about = (blueprint.name.as_str(), &order.record);
+        let state = State::new(about, machine.clone(), screen, (disks, cards), (hub.clone(), wake.clone()));
         if let Some(listener) = files.remove("control") {
-            control::serve(UnixListener::from(listener), state.clone(), wake.clone()).map_err(host)?;
+            qmp::serve(UnixListener::from(listener), hub, state.clone()).map_err(host)?;
         }
         end_on_signals(wake).map_err(host)?;
         write_down(&order.record, file(files, "record")?).map_err(host)?;
         machine.start();
         let outcome = files.remove("outcome").map(File::from);
-        Ok(Self { machine, console, server, state, wakes, outcome, _lock: files.remove("lock") })
+        Ok(Self { machine, console, server, state, troubles, wakes, outcome, _lock: files.remove("lock") })
     }
 
     fn live(&mut self) {
-        let ending = self.follow();
+        let (ending, by_guest, reason) = self.follow();
         log::info!("the machine ended: {}", ending.reason);
+        self.state.hub().tell("SHUTDOWN", Some(json!({ "guest": by_guest, "reason": reason })));
         self.machine.pause();
-        self.state.cards.end();
+        self.state.end_cards();
         if let Some(server) = &self.server {
             server.disconnect_all();
         }
@@ -177,93 +183,78 @@ impl Life {
         if let Some(console) = &self.console {
             console.drain();
         }
+        for running in self.state.all_disks() {
+            if let Err(error) = running.image.close() {
+                log::error!("{}", chain(&error));
+            }
+        }
+        self.state.hub().close();
     }
 
-    fn follow(&self) -> Ending {
+    // How it ends, whether the guest has ended it, and why in QMP's words.
+    fn follow(&self) -> (Ending, bool, &'static str) {
         let end = |reason: &str, detail: Option<String>| Ending { reason: reason.into(), detail };
         while let Ok(wake) = self.wakes.recv() {
             match wake {
-                Wake::Quit => return end("destroyed", None),
+                Wake::Quit(why) => return (end("destroyed", None), false, why),
                 Wake::Reset => {
                     if let Err(error) = self.machine.reset() {
-                        return end("failed", Some(chain(&error)));
+                        return (end("failed", Some(chain(&error))), false, "host-error");
                     }
-                    self.state.status.store(RUNNING, Ordering::Release);
+                    self.was_reset(false, "host-qmp-system-reset");
+                }
+                Wake::Disk(error) => {
+                    self.troubles.fetch_sub(1, Ordering::AcqRel);
+                    self.state.disk_failed(&error);
                 }
                 Wake::Event(event) => {
-                    let (reason, detail) = match &event {
-                        Event::PoweredOff => ("shutdown", None),
-                        Event::Reset(cause) => ("reboot", Some(format!("{cause:?}"))),
-                        Event::Broken(fault) => ("crashed", Some(fault.to_string())),
-                    };
-                    log::info!("the guest: {reason} {}", detail.as_deref().unwrap_or_default());
-                    match self.machine.act(&event) {
-                        Ok(Outcome::Runs) => {}
-                        Ok(Outcome::Stands) => self.state.status.store(PAUSED, Ordering::Release),
-                        Ok(Outcome::Ended) => return end(reason, detail),
-                        Err(error) => return end("failed", Some(chain(&error))),
+                    if let Some(ended) = self.happened(&event) {
+                        return ended;
                     }
                 }
             }
         }
-        end("failed", Some("nothing is left that could end the machine".into()))
+        (end("failed", Some("nothing is left that could end the machine".into())), false, "host-error")
+    }
+
+    fn happened(&self, event: &Event) -> Option<(Ending, bool, &'static str)> {
+        let (reason, detail, told) = match event {
+            Event::PoweredOff => ("shutdown", None, "guest-shutdown"),
+            Event::Reset(cause) => ("reboot", Some(format!("{cause:?}")), "guest-reset"),
+            Event::Broken(fault) => ("crashed", Some(fault.to_string()), "guest-panic"),
+        };
+        log::info!("the guest: {reason} {}", detail.as_deref().unwrap_or_default());
+        match self.machine.act(event) {
+            Ok(Outcome::Runs) => self.was_reset(true, told),
+            Ok(Outcome::Stands) => self.state.stands(),
+            Ok(Outcome::Ended) => return Some((Ending { reason: reason.into(), detail }, true, told)),
+            Err(error) => {
+                let ending = Ending { reason: "failed".into(), detail: Some(chain(&error)) };
+                return Some((ending, false, "host-error"));
+            }
+        }
+        None
+    }
+
+    fn was_reset(&self, by_guest: bool, reason: &str) {
+        self.state.was_reset();
+        self.state.hub().tell("RESET", Some(json!({ "guest": by_guest, "reason": reason })));
     }
 }
 
-impl Subject for State {
-    fn status(&self) -> &'static str {
-        if self.status.load(Ordering::Acquire) == PAUSED { "paused" } else { "running" }
-    }
-
-    fn pause(&self) {
-        if self.status.swap(PAUSED, Ordering::AcqRel) == RUNNING {
-            self.machine.pause();
+// Tells the main thread of requests that failed. A guest that makes them faster than they can be told loses some.
+fn witness(wake: Sender<Wake>, troubles: Arc<AtomicUsize>) -> Arc<Witness> {
+    Arc::new(move |error| {
+        if troubles.fetch_add(1, Ordering::AcqRel) >= MOST_TROUBLES && error.consequence != Consequence::Stopped {
+            troubles.fetch_sub(1, Ordering::AcqRel);
+            return;
         }
-    }
-
-    fn resume(&self) {
-        if self.status.swap(RUNNING, Ordering::AcqRel) == PAUSED {
-            self.machine.resume();
-        }
-    }
-
-    fn press_power_button(&self) {
-        self.machine.press_power_button();
-    }
-
-    fn cards(&self) -> Value {
-        self.cards.told(&self.machine)
-    }
-
-    fn set_link(&self, card: &str, up: bool) -> Result<(), String> {
-        self.cards.set_link(&self.machine, card, up)
-    }
-
-    fn screenshot(&self, to: OwnedFd) -> Result<(), String> {
-        let screen = self.screen.as_ref().ok_or("the machine has no display")?;
-        let size = screen.size();
-        let mut pixels = vec![0; size.area()];
-        // A guest that changes its mode right now gets a second look.
-        if !screen.copy(size.rect(), &mut pixels) && !screen.copy(screen.size().rect(), &mut pixels) {
-            return Err("the guest changes its screen's size right now; try again".into());
-        }
-        png(size.rect(), &pixels, File::from(to)).map_err(|e| format!("the picture can't be written: {e}"))
-    }
+        // It is gone only when the process is about to be.
+        let _ = wake.send(Wake::Disk(error));
+    })
 }
 
-fn png(area: Rect, pixels: &[u32], to: File) -> Result<(), png::EncodingError> {
-    let mut encoder = png::Encoder::new(io::BufWriter::new(to), area.w, area.h);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    // Screens are flat: the fast way is nearly as small, and the guest's host has better to do.
-    encoder.set_compression(png::Compression::Fast);
-    let bytes: Vec<u8> = pixels.iter().flat_map(|p| [(p >> 16) as u8, (p >> 8) as u8, *p as u8]).collect();
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(&bytes)?;
-    writer.finish()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -289,39 +280,10 @@ fn end_on_signals(wake: Sender<Wake>) -> io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     spawn(Role::Main, move || {
         if signals.forever().next().is_some() {
-            let _ = wake.send(Wake::Quit);
+            let _ = wake.send(Wake::Quit("host-signal"));
         }
     })
     .map(drop)
-}
-
-fn show(screen: &Arc<Screen>, machine: &Machine, vnc: &Vnc, name: &str, listener: TcpListener) -> io::Result<Server> {
-    let password = vnc.password.as_deref().map(Password::new).transpose().map_err(io::Error::other)?;
-    let settings = Settings { name: name.into(), password, most_clients: MOST_VIEWERS };
-    let number = AtomicU32::new(0);
-    let threads = move |body: Box<dyn FnOnce() + Send>| {
-        spawn(Role::Client(number.fetch_add(1, Ordering::Relaxed)), body).map(drop)
-    };
-    let server = Server::new(settings, screen.clone(), Hands::new(machine.ps2().cloned()), Box::new(threads));
-    screen.shown_by(server.clone());
-    let door = server.clone();
-    spawn(Role::Control, move || {
-        loop {
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    if let Err(error) = door.serve(stream, peer.ip().to_string()) {
-                        log::warn!("a viewer from {peer} was sent away: {error}");
-                    }
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely; there is nothing to wait on for one.
-                    log::warn!("no viewer can be let in: {error}");
-                    std::thread::sleep(Duration::from_millis(200));
-                }
-            }
-        }
-    })?;
-    Ok(server)
 }
 
 fn refusal(error: &kiln_vmm::machine::Error) -> Failure {
@@ -330,8 +292,8 @@ fn refusal(error: &kiln_vmm::machine::Error) -> Failure {
         .filter_map(|e| e.downcast_ref::<io::Error>())
         .any(|e| e.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()));
     let status = match error {
-        Error::Kvm(_) => Status::NoKvm,
-        _ => Status::Failed,
+        Error::Kvm(_) => failure::Status::NoKvm,
+        _ => failure::Status::Failed,
     };
     let failure = Failure::new(status, "the machine can't be made").because(error);
     match error {
@@ -347,10 +309,39 @@ fn write_down(record: &Record, to: OwnedFd) -> io::Result<()> {
 }
 
 fn file(files: &mut Descriptors, label: &str) -> Result<OwnedFd, Failure> {
-    files.remove(label).ok_or_else(|| Failure::new(Status::Failed, format!("the machine's process got no {label}")))
+    files
+        .remove(label)
+        .ok_or_else(|| Failure::new(failure::Status::Failed, format!("the machine's process got no {label}")))
 }
 
-fn config(blueprint: &Blueprint, cards: &Cards, files: &mut Descriptors) -> Result<Config, Failure> {
+fn running_disks(blueprint: &Blueprint, images: Vec<Arc<Image>>) -> Result<Vec<RunningDisk>, Failure> {
+    let each = blueprint.disks.iter().zip(images);
+    each.map(|(disk, image)| Ok(RunningDisk { disk: disk.clone(), image, place: place(blueprint, disk.address)? }))
+        .collect()
+}
+
+// The images of all disks, of the files that came with the order.
+fn images(blueprint: &Blueprint, order: &Order, files: &mut Descriptors) -> Result<Vec<Arc<Image>>, Failure> {
+    let mut all = Vec::new();
+    for (number, disk) in blueprint.disks.iter().enumerate() {
+        let names = order.disks.get(number).map(Vec::as_slice).unwrap_or_default();
+        let mut chain = Vec::new();
+        for (depth, name) in names.iter().enumerate() {
+            chain.push((name.clone(), file(files, &handover::disk_label(number, depth))?));
+        }
+        all.push(disks::open_handed(disk, chain)?);
+    }
+    Ok(all)
+}
+
+/// What is behind the devices.
+struct Backends<'a> {
+    images: &'a [Arc<Image>],
+    witness: &'a Arc<Witness>,
+    cards: &'a Cards,
+}
+
+fn config(blueprint: &Blueprint, backends: &Backends<'_>, files: &mut Descriptors) -> Result<Config, Failure> {
     let domain::Topology { sockets, dies, cores, threads } = blueprint.cpus;
     let offset = if blueprint.local_time { super::start::local_offset() } else { 0 };
     let legacy = Legacy { rtc: Some(Rtc { offset }), ..Legacy::full() };
@@ -359,7 +350,7 @@ fn config(blueprint: &Blueprint, cards: &Cards, files: &mut Descriptors) -> Resu
         None => None,
         Some(address) => {
             let memory = VideoMemory::new()
-                .map_err(|e| Failure::new(Status::Failed, "the display's memory can't be had").because(&e))?;
+                .map_err(|e| Failure::new(failure::Status::Failed, "the display's memory can't be had").because(&e))?;
             Some(Display { place: place(blueprint, address)?, memory })
         }
     };
@@ -374,7 +365,7 @@ fn config(blueprint: &Blueprint, cards: &Cards, files: &mut Descriptors) -> Resu
         },
         uuid: blueprint.uuid,
         legacy: Legacy { serials: usize::from(blueprint.serial), ..legacy },
-        pci: devices(blueprint, cards, files)?,
+        pci: devices(blueprint, backends)?,
         display,
         actions: Actions {
             poweroff: action(blueprint.on_poweroff),
@@ -400,32 +391,37 @@ fn place(blueprint: &Blueprint, address: PciAddress) -> Result<Place, Failure> {
     let port = blueprint.ports.iter().find(|(index, _)| *index == address.bus);
     match port {
         Some((_, port)) if address.slot == 0 => Ok(Place::behind(port.slot, port.function, address.function)),
-        _ => Err(Failure::new(Status::Failed, format!("nothing can be plugged at the PCI address {address}"))
+        _ => Err(Failure::new(failure::Status::Failed, format!("nothing can be plugged at the PCI address {address}"))
             .why("behind a root port there is slot 0 alone, and each bus needs a root port of that index")),
     }
 }
 
-fn devices(blueprint: &Blueprint, cards: &Cards, files: &mut Descriptors) -> Result<Vec<PciDevice>, Failure> {
+fn devices(blueprint: &Blueprint, backends: &Backends<'_>) -> Result<Vec<PciDevice>, Failure> {
+    let Backends { images, witness, cards } = *backends;
     let mut all = Vec::new();
     for (index, port) in &blueprint.ports {
         let multifunction = blueprint.ports.iter().any(|(_, p)| p.slot == port.slot && p.function != 0);
         let kind = PciKind::RootPort { slot: u16::from(*index), multifunction };
         all.push(PciDevice { place: place(blueprint, *port)?, kind });
     }
-    for (number, disk) in blueprint.disks.iter().enumerate() {
-        let file = File::from(file(files, &format!("disk{number}"))?);
-        let name = disk.path.display().to_string();
-        let raw = Raw::from_file(file, &name, disk.access())
-            .map_err(|e| Failure::new(Status::Failed, format!("the disk {name} can't be used")).because(&e))?;
-        let backend: Arc<dyn BlockDevice> = Arc::new(raw);
-        let queues = u16::try_from(blueprint.vcpus()).unwrap_or(u16::MAX);
-        let serial = disk.serial.clone().unwrap_or_default();
-        let kind = PciKind::Disk { disk: backend, queues, serial };
-        all.push(PciDevice { place: place(blueprint, disk.address)?, kind });
+    for (disk, image) in blueprint.disks.iter().zip(images) {
+        let drive = Drive {
+            queues: u16::try_from(blueprint.vcpus()).unwrap_or(u16::MAX),
+            serial: disk.serial.clone().unwrap_or_default(),
+            write_cache: disk.cache.has_write_cache(),
+            ignore_flush: disk.cache == CacheMode::Unsafe,
+            unmap: disk.unmap,
+            detect_zeroes: disk.detect_zeroes,
+            on_read_error: disk.on_read_error,
+            on_write_error: disk.on_write_error,
+            witness: witness.clone(),
+            ..Drive::new(&disk.target, image.clone())
+        };
+        all.push(PciDevice { place: place(blueprint, disk.address)?, kind: PciKind::Disk(drive) });
     }
     for (number, card) in blueprint.cards.iter().enumerate() {
         let Some(network) = cards.network(number) else {
-            return Err(Failure::new(Status::Failed, "the machine's process got no network for a card"));
+            return Err(Failure::new(failure::Status::Failed, "the machine's process got no network for a card"));
         };
         let kind = PciKind::Net { network, mac: card.mac, mtu: card.mtu(), link: card.interface.link };
         all.push(PciDevice { place: place(blueprint, card.address)?, kind });
@@ -434,15 +430,4 @@ fn devices(blueprint: &Blueprint, cards: &Cards, files: &mut Descriptors) -> Res
         all.push(PciDevice { place: place(blueprint, *address)?, kind: PciKind::Rng });
     }
     Ok(all)
-}
-
-impl super::blueprint::Disk {
-    /// How its file is used.
-    pub fn access(&self) -> Access {
-        match (self.read_only, self.shareable) {
-            (true, _) => Access::ReadOnly,
-            (false, true) => Access::SharedWrite,
-            (false, false) => Access::Write,
-        }
-    }
 }

@@ -2,9 +2,9 @@
 //!
 //! Ports and sockets are bound and disks locked before anything is written down, so that two starts never meet.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,16 +15,16 @@ use kiln_domain::Domain;
 use kiln_vmm::probe;
 use serde::{Deserialize, Serialize};
 
-use super::blueprint::{Blueprint, Disk, Vnc};
+use super::blueprint::Blueprint;
 use super::cards::{self, Network};
-use super::handover::{self, Answer, Descriptors};
+use super::disks;
+use super::handover::{self, Answer, Descriptors, Order};
+use super::ports::{self, Bound};
 use crate::failure::{Failure, Status};
 use crate::host::TrialResult;
 use crate::machine::folders::{self, Folders};
 use crate::machine::lock;
 
-/// First VNC port, and how many are tried.
-const VNC_PORTS: std::ops::Range<u16> = 5900..6900;
 /// Longest path of a unix socket (unix(7)).
 const SOCKET_PATH: usize = 107;
 
@@ -37,6 +37,9 @@ pub struct Record {
     pub vnc: Option<(String, u16)>,
     /// Whether viewers are asked for a password.
     pub vnc_password: bool,
+    /// Where its WebSocket for browsers listens.
+    #[serde(default)]
+    pub websocket: Option<(String, u16)>,
     /// Its console socket.
     pub console: Option<PathBuf>,
     /// Its control socket.
@@ -47,6 +50,15 @@ pub struct Record {
     /// Whether the definition goes when it stops.
     #[serde(default)]
     pub transient: bool,
+}
+
+impl Record {
+    /// The WebSocket's address as browsers write it.
+    pub fn websocket_url(&self) -> Option<String> {
+        let (address, port) = self.websocket.as_ref()?;
+        let bracketed = if address.contains(':') { format!("[{address}]") } else { address.clone() };
+        Some(format!("ws://{bracketed}:{port}/"))
+    }
 }
 
 /// Name of the record in a running machine's folder.
@@ -73,11 +85,11 @@ pub fn rehearse(blueprint: &Blueprint, is_there: impl Fn(&Path) -> bool) -> Resu
             plain_file(what, path)?;
         }
     }
-    for disk in blueprint.disks.iter().filter(|disk| is_there(&disk.path)) {
-        open_disk(disk)?;
-    }
+    // All at once: two of them may be one.
+    let there = blueprint.disks.iter().filter(|disk| is_there(&disk.path));
+    let _held = there.map(disks::open).collect::<Result<Vec<_>, _>>()?;
     cards::rehearse(blueprint)?;
-    blueprint.vnc.as_ref().map(listen).transpose()?;
+    blueprint.vnc.as_ref().map(ports::listen).transpose()?;
     kvm().map(drop)
 }
 
@@ -102,6 +114,7 @@ pub fn start(folders: &Folders, domain: &Domain) -> Result<(Record, Blueprint), 
 
 struct Opened {
     files: Descriptors,
+    chains: Vec<Vec<OsString>>,
     record: Record,
 }
 
@@ -113,13 +126,20 @@ impl Opened {
         if let Some(initrd) = &blueprint.initrd {
             files.insert("initrd".into(), plain_file("initrd", initrd)?.into());
         }
+        let mut chains = Vec::new();
         for (number, disk) in blueprint.disks.iter().enumerate() {
-            files.insert(format!("disk{number}"), open_disk(disk)?.into());
+            let (names, opened): (Vec<_>, Vec<_>) = disks::open(disk)?.into_iter().unzip();
+            files.extend((0..).zip(opened).map(|(depth, file)| (handover::disk_label(number, depth), file)));
+            chains.push(names);
         }
-        let vnc = blueprint.vnc.as_ref().map(listen).transpose()?;
-        let (vnc, address) = vnc.map_or((None, None), |(l, a)| (Some(l), Some(a)));
-        files.extend(vnc.map(|listener| ("vnc".to_owned(), OwnedFd::from(listener))));
         let network = cards::open(folders, blueprint, &mut files)?;
+        let screen = blueprint.vnc.as_ref().map(ports::listen).transpose()?.unwrap_or_default();
+        let mut bound = |label: &str, port: Option<Bound>| {
+            let (listener, address) = port?;
+            files.insert(label.into(), listener.into());
+            Some(address)
+        };
+        let (vnc, websocket) = (bound("vnc", screen.vnc), bound("websocket", screen.websocket));
         files.insert("kvm".into(), kvm()?);
         let (listener, control) = socket(folder, &blueprint.name, "control")?;
         files.insert("control".into(), listener.into());
@@ -139,7 +159,8 @@ impl Opened {
         let vnc_password = blueprint.vnc.as_ref().is_some_and(|v| v.password.is_some());
         Ok(Self {
             files,
-            record: Record { pid: 0, vnc: address, vnc_password, console, control, network, transient: false },
+            chains,
+            record: Record { pid: 0, vnc, vnc_password, websocket, console, control, network, transient: false },
         })
     }
 }
@@ -191,73 +212,6 @@ fn plain_file(what: &str, path: &Path) -> Result<File, Failure> {
     }
 }
 
-fn open_disk(disk: &Disk) -> Result<File, Failure> {
-    let path = disk.path.display();
-    let refuse = |status, why: &str| Failure::new(status, format!("the disk {path} can't be used")).why(why);
-    let about = match fs::metadata(&disk.path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(refuse(Status::NotFound, "there is no such file")
-                .advise("Put it back, or change the machine's definition."));
-        }
-        other => other.map_err(|e| refuse(Status::Failed, &e.to_string()))?,
-    };
-    if about.is_dir() {
-        return Err(refuse(Status::Failed, "it is a folder").advise("Name the image file in it."));
-    }
-    let access = disk.access();
-    let file = File::options()
-        .read(true)
-        .write(access.writes())
-        .open(&disk.path)
-        .map_err(|e| refuse(Status::Failed, &e.to_string()).advise("Look at its permissions: ls -l shows them."))?;
-    kiln_image::lock::acquire(&file, &path.to_string(), access).map_err(|e| {
-        let status = if matches!(e, kiln_image::Error::InUse { .. }) { Status::Conflict } else { Status::Failed };
-        let failure = refuse(status, &e.to_string());
-        match e.hint() {
-            Some(hint) => failure.advise(hint),
-            None => failure,
-        }
-    })?;
-    Ok(file)
-}
-
-/// Binds the VNC server's port: the one that is asked for, or the first free one.
-fn listen(vnc: &Vnc) -> Result<(TcpListener, (String, u16)), Failure> {
-    let address = resolve(&vnc.listen)?;
-    let ports = match vnc.port {
-        Some(port) => port..port.saturating_add(1),
-        None => VNC_PORTS,
-    };
-    let mut last = None;
-    for port in ports {
-        match TcpListener::bind((address, port)) {
-            Ok(listener) => return Ok((listener, (address.to_string(), port))),
-            Err(e) => last = Some((port, e)),
-        }
-        if let Some((_, e)) = &last
-            && e.kind() != io::ErrorKind::AddrInUse
-        {
-            break;
-        }
-    }
-    let (port, error) = last.unwrap_or((0, io::ErrorKind::AddrInUse.into()));
-    let failure = Failure::new(Status::Conflict, format!("VNC can't listen on {address}, port {port}")).because(&error);
-    Err(match error.kind() {
-        io::ErrorKind::AddrInUse => failure.advise("Leave the port out and kiln takes a free one, or name another."),
-        io::ErrorKind::AddrNotAvailable => Failure { status: Status::Failed, ..failure }
-            .advise("The address is not this host's: use 127.0.0.1 or 0.0.0.0."),
-        _ => Failure { status: Status::Failed, ..failure },
-    })
-}
-
-fn resolve(listen: &str) -> Result<IpAddr, Failure> {
-    let found = (listen, 0).to_socket_addrs().ok().and_then(|mut all| all.next());
-    found.map(|a| a.ip()).ok_or_else(|| {
-        Failure::new(Status::Failed, format!("VNC can't listen on {listen:?}: it is no address"))
-            .advise("Use an address of this host, e.g. 127.0.0.1, or 0.0.0.0 for all.")
-    })
-}
-
 fn socket(folder: &Path, name: &str, what: &str) -> Result<(UnixListener, PathBuf), Failure> {
     let mut path = folder.join(what);
     if path.as_os_str().len() > SOCKET_PATH {
@@ -300,8 +254,14 @@ fn launch(folders: &Folders, name: &str, domain: &Domain, opened: &Opened) -> Re
         .current_dir("/")
         .spawn()
         .map_err(trouble)?;
-    let answer = handover::send_order(&mut ours, &domain.to_string(), &opened.record, &opened.files)
-        .and_then(|()| handover::receive::<Answer>(&mut ours));
+    let order = Order {
+        xml: domain.to_string(),
+        record: opened.record.clone(),
+        disks: opened.chains.clone(),
+        labels: Vec::new(),
+    };
+    let answer =
+        handover::send_order(&mut ours, order, &opened.files).and_then(|()| handover::receive::<Answer>(&mut ours));
     match answer {
         Ok(answer) => {
             let pid = child.id();

@@ -83,6 +83,8 @@ fn words_that_are_nearly_right() {
         (&["--disk", "sise=2"], "Did you mean size=?"),
         (&["--vcpus", "2,core=2"], "Did you mean cores=?"),
         (&["--graphics", "vnc,pasword=x"], "Did you mean password=?"),
+        (&["--graphics", "vnc,websoket=-1"], "Did you mean websocket=?"),
+        (&["--graphics", "vnc,keymap=en-uk"], "There are: en-us, en-gb, de, fr, es, ja."),
         (&["--graphics", "spice"], "kiln shows machines by VNC"),
         (&["--network", "nome"], "Did you mean none?"),
         (&["--print-xml", "3"], "1, 2 or all is expected"),
@@ -105,9 +107,9 @@ fn what_is_not_there_yet_is_named() {
     let rows: &[(&[&str], &str)] = &[
         (&["--network", "bridge=br0"], "not yet: --network bridge=br0"),
         (&["--cdrom", "/x.iso"], "not yet: --cdrom"),
-        (&["--disk", "size=1,format=qcow2"], "not yet: --disk format=qcow2"),
+        (&["--disk", "size=1,format=vmdk"], "kiln runs raw and qcow2"),
         (&["--disk", "size=1,bus=sata"], "not yet: --disk bus=sata"),
-        (&["--disk", "size=1,cache=none"], "not yet: --disk cache="),
+        (&["--disk", "size=1,device=cdrom"], "not yet: --disk device=cdrom"),
         (&["--boot", "uefi"], "not yet: --boot uefi"),
         (&["--location", "nfs://server/tree"], "not yet: nfs"),
         (&["--vcpus", "2,maxvcpus=4"], "not yet: --vcpus maxvcpus="),
@@ -194,6 +196,13 @@ fn screens() {
     let texts = ["VNC can't listen on \"nowhere.invalid\": it is no address"];
     refused(&home, &["--graphics", "vnc,listen=nowhere.invalid", "--boot", &boot], 1, &texts);
     refused(&home, &["--graphics", "vnc,port=70000", "--boot", &boot], 2, &["a port number is expected"]);
+    for number in ["70000", "0", "-2"] {
+        let option = format!("vnc,websocket={number}");
+        refused(&home, &["--graphics", &option, "--boot", &boot], 2, &["a port number is expected", "-1"]);
+    }
+    let option = format!("vnc,websocket={port}");
+    let where_ = format!("the WebSocket can't listen on 127.0.0.1, port {port}");
+    refused(&home, &["--graphics", &option, "--boot", &boot], 4, &[&where_, "> Leave the port out"]);
     refused(&home, &["--graphics", "vnc", "--template", "small", "--boot", &boot], 2, &["has no display", "> Leave"]);
 }
 

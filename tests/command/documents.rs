@@ -28,7 +28,7 @@ const DEFAULT: &[&str] = &[
     "--name",
     "a & <b> 'c'",
     "--graphics",
-    "vnc,password=se'cret,listen=0.0.0.0,port=5999",
+    "vnc,password=se'cret,listen=0.0.0.0,port=5999,websocket=-1,keymap=en-gb",
     "--vcpus",
     "4,sockets=2",
     "--disk",

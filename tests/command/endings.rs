@@ -90,7 +90,7 @@ fn a_killed_installer_is_in_nobodys_way() {
     assert_eq!(home.machines(), [("web".into(), "running".into())]);
     home.kiln(&["destroy", "web"]).ends(0);
     home.kiln(&["undefine", "web"]).ends(0);
-    assert_eq!(home.files(), [home.store("data/images/web.img")].into(), "disks are kept");
+    assert_eq!(home.files(), [home.store("data/images/web.qcow2")].into(), "disks are kept");
 }
 
 #[test]

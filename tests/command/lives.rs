@@ -1,7 +1,7 @@
 //! Machines from their first start to their end, by the verbs alone.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ fn a_machine_by_all_its_verbs() {
         "--vcpus",
         "2",
         "--graphics",
-        "vnc,password=secret",
+        "vnc,password=secret,websocket=-1,keymap=de",
         "--osinfo",
         "debian12",
         "--noautoconsole",
@@ -55,6 +55,7 @@ fn a_machine_by_all_its_verbs() {
         "\"web\" runs.",
         "VNC at 127.0.0.1:",
         "with a password",
+        "a page with noVNC, told ws://127.0.0.1:",
         "kiln view web",
         "ssh -L ",
         "kiln console web",
@@ -83,6 +84,13 @@ fn a_machine_by_all_its_verbs() {
     let mut greeting = [0; 12];
     TcpStream::connect(("127.0.0.1", port)).unwrap().read_exact(&mut greeting).unwrap();
     assert_eq!(&greeting, b"RFB 003.008\n");
+    let url = display["websocket"].as_str().unwrap();
+    home.kiln(&["vncdisplay", "web"]).ends(0).says(&[url]);
+    let mut answer = String::new();
+    let mut browser = TcpStream::connect(url.trim_start_matches("ws://").trim_end_matches('/')).unwrap();
+    browser.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+    browser.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("noVNC"), "{answer}");
 
     let mut console = Talk::on_terminal(&home.command(&["console", "web"]));
     console.sees("GUEST READY");
@@ -213,7 +221,7 @@ fn twenty_starts_and_stops_leave_nothing() {
     assert_eq!(processes(&home).len(), 1);
     home.kiln(&["destroy", "web"]).ends(0);
     home.kiln(&["undefine", "web"]).ends(0);
-    assert_eq!(home.files(), [home.path("initrd"), home.store("data/images/web.img")].into());
+    assert_eq!(home.files(), [home.path("initrd"), home.store("data/images/web.qcow2")].into());
 }
 
 #[test]

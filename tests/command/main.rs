@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
 
+mod bad_disks;
 mod bad_input;
+mod control;
+mod disks;
 mod documents;
 mod endings;
 mod guest;

@@ -19,6 +19,7 @@ enum State {
 #[serde(rename_all = "lowercase")]
 enum Machine {
     Running,
+    Paused,
     Off,
 }
 
@@ -136,8 +137,13 @@ fn prepare(home: &Home, wanted: Option<Machine>, boot: &str) {
     let Some(wanted) = wanted else { return };
     let state = home.machines().into_iter().find(|(name, _)| name == "web").map(|(_, state)| state);
     match (wanted, state.as_deref()) {
-        (Machine::Running, Some("running")) | (Machine::Off, Some("shut off")) => {}
+        (Machine::Running, Some("running")) | (Machine::Off, Some("shut off")) | (Machine::Paused, Some("paused")) => {}
+        (Machine::Running, Some("paused")) => drop(home.kiln(&["resume", "web"]).ends(0)),
         (Machine::Running, Some(_)) => drop(home.kiln(&["start", "web"]).ends(0)),
+        (Machine::Paused, Some(_)) => {
+            prepare(home, Some(Machine::Running), boot);
+            home.kiln(&["suspend", "web"]).ends(0);
+        }
         (Machine::Off, Some(_)) => drop(home.kiln(&["destroy", "web"]).ends(0)),
         (_, None) => {
             home.kiln(&install(&["--boot", boot, "--graphics", "vnc", "--noautoconsole"])).ends(0);

@@ -18,7 +18,7 @@ pub struct Files {
 }
 
 /// Draws the first pattern; then events of keyboard and mouse go to the serial port as `od` prints them, and a line
-/// typed on the keyboard names the pattern to draw next. Nothing else is ever shown: the terminal doesn't echo.
+/// typed on the keyboard names the pattern to draw next, or says `reboot` or `poweroff`. Nothing else is ever shown: the terminal doesn't echo.
 const SCRIPT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -40,7 +40,16 @@ draw pattern1
     echo GUEST READY
     while read -r line; do
         echo "TYPED $line"
-        case $line in pattern*) draw $line ;; esac
+        case $line in
+            pattern*) draw $line ;;
+            scroll)
+                head -c 4096000 /dev/fb0 > /whole
+                tail -c +81921 /whole > /scroll
+                tail -c 81920 /whole >> /scroll
+                draw scroll
+                ;;
+            reboot | poweroff) $line -f ;;
+        esac
     done
 } < /dev/tty1
 "#;

@@ -1,7 +1,10 @@
 //! Keys and pointer of vncdotool as the guest's input devices report them.
 
+use crate::desktop::Window;
+use crate::pattern::pattern;
 use crate::peers::vncdo;
 use crate::stage::Machine;
+use crate::viewer::Viewer;
 
 /// Type, code and value of an event (linux/input-event-codes.h).
 type Event = (u16, u16, i32);
@@ -11,6 +14,7 @@ const EV_REL: u16 = 2;
 const REL_X: u16 = 0;
 const REL_Y: u16 = 1;
 const REL_WHEEL: u16 = 8;
+const KEY_LEFTSHIFT: u16 = 42;
 const BTN_LEFT: u16 = 0x110;
 const BTN_RIGHT: u16 = 0x111;
 const BTN_MIDDLE: u16 = 0x112;
@@ -31,6 +35,12 @@ fn keys(events: &[Event]) -> Vec<(u16, i32)> {
 
 fn moved(events: &[Event], axis: u16) -> i32 {
     events.iter().filter(|(kind, code, _)| (*kind, *code) == (EV_REL, axis)).map(|(.., value)| value).sum()
+}
+
+/// How far the mouse went so far, right and down.
+pub fn motion(text: &str) -> (i32, i32) {
+    let all = events(text);
+    (moved(&all, REL_X), moved(&all, REL_Y))
 }
 
 // Waits for so many key events and gives them all.
@@ -66,6 +76,38 @@ pub fn typing(machine: &Machine) {
         whole.map(str::to_owned).nth(1)
     });
     assert_eq!(typed.trim_end(), format!("TYPED {line}"));
+}
+
+/// Keys of a German keyboard, by keysym: z and y, an umlaut, and with AltGr held @; a dead key.
+pub fn german(machine: &Machine) {
+    vncdo(machine.port, &["key", "z", "key", "y", "key", "ü", "key", "ß", "key", "<"]);
+    // KEY_Y, KEY_Z, KEY_LEFTBRACE, KEY_MINUS, KEY_102ND.
+    let mut wanted: Vec<(u16, i32)> = [21, 44, 26, 12, 86].iter().flat_map(|key| [(*key, 1), (*key, 0)]).collect();
+    // Shift, which vncdotool holds for <, and clicks mean nothing here.
+    let without_shift = |machine: &Machine, count| {
+        machine.waits("German keys", |text| {
+            let mut all = keys(&events(text));
+            all.retain(|(code, _)| *code != KEY_LEFTSHIFT && *code < BTN_LEFT);
+            (all.len() >= count).then_some(all)
+        })
+    };
+    assert_eq!(without_shift(machine, wanted.len()), wanted);
+    let mut viewer = Viewer::new(machine.port);
+    for (keysym, down) in
+        [(0xfe03, true), (0x40, true), (0xfe03, false), (0x40, false), (0xfe52, true), (0xfe52, false)]
+    {
+        viewer.key(keysym, down);
+    }
+    // KEY_RIGHTALT, KEY_Q, KEY_GRAVE.
+    wanted.extend([(100, 1), (16, 1), (100, 0), (16, 0), (41, 1), (41, 0)]);
+    assert_eq!(without_shift(machine, wanted.len()), wanted);
+    // These say which key it was, so that the keymap doesn't matter: KEY_Z, where an American z is.
+    for mut window in [Window::tiger_vnc(machine.port, "ZRLE"), Window::gvncviewer(machine.port)] {
+        window.waits_for(&pattern(1), || machine.threads());
+        window.xdotool(&["mousemove", "600", "400", "click", "1", "key", "z"]);
+        wanted.extend([(44, 1), (44, 0)]);
+        assert_eq!(without_shift(machine, wanted.len()), wanted);
+    }
 }
 
 /// Motion, buttons and wheel.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
 
+mod browser;
+mod desktop;
 mod guest;
 mod idle;
 mod input;
@@ -18,7 +20,7 @@ use stage::{Machine, Stage};
 
 #[test]
 fn viewers_show_what_the_guest_draws_and_bring_it_keys_and_pointer() {
-    let machine = Machine::install(Stage::any(), "peers");
+    let machine = Machine::install(Stage::any(), "peers", "en-us");
     input::typing(&machine);
     input::pointing(&machine);
     picture::looking(&machine);
@@ -26,12 +28,13 @@ fn viewers_show_what_the_guest_draws_and_bring_it_keys_and_pointer() {
 
 #[test]
 fn viewers_come_and_go_and_crowd_and_misbehave() {
-    let machine = Machine::install(Stage::any(), "crowd");
+    let machine = Machine::install(Stage::any(), "crowd", "de");
+    input::german(&machine);
     viewers::misbehaving(&machine);
     viewers::crowding(&machine);
 }
 
 #[test]
 fn an_idle_machine_wakes_seldom() {
-    idle::idling(&Machine::install(Stage::lab(), "idle"));
+    idle::idling(&Machine::install(Stage::lab(), "idle", "en-us"));
 }

@@ -24,16 +24,27 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Screens that one lab can show.
 const SCREENS: u16 = 8;
 
-/// First VNC port inside the lab.
-const FIRST_PORT: u16 = 5900;
+/// First VNC and WebSocket port inside the lab.
+const FIRST_PORTS: Ports = Ports { vnc: 5900, websocket: 5700 };
+
+/// Where a machine's screen is to be had.
+#[derive(Clone, Copy)]
+pub struct Ports {
+    pub vnc: u16,
+    pub websocket: u16,
+}
 
 pub enum Stage {
     Here { home: PathBuf },
-    Lab { lab: Box<Lab>, ports: Vec<u16>, next: Mutex<u16> },
+    Lab { lab: Box<Lab>, ports: Vec<Ports>, next: Mutex<u16> },
 }
 
-fn free_port() -> TcpListener {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()
+// Free ones, found all at once, so that they differ.
+fn free_ports(count: u16) -> Vec<Ports> {
+    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let held: Vec<_> = (0..count).map(|_| [free(), free()]).collect();
+    let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+    held.iter().map(|[vnc, websocket]| Ports { vnc: port(vnc), websocket: port(websocket) }).collect()
 }
 
 impl Stage {
@@ -54,13 +65,12 @@ impl Stage {
     pub fn lab() -> Arc<Self> {
         static LAB: OnceLock<Arc<Stage>> = OnceLock::new();
         LAB.get_or_init(|| {
-            // All at once, so that they differ.
-            let held: Vec<_> = (0..SCREENS).map(|_| free_port()).collect();
-            let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
-            drop(held);
+            let ports = free_ports(SCREENS);
+            let vnc = ports.iter().map(|here| here.vnc).zip(FIRST_PORTS.vnc..);
+            let websocket = ports.iter().map(|here| here.websocket).zip(FIRST_PORTS.websocket..);
             let files = guest::files();
             let options = Options {
-                forwards: ports.iter().copied().zip(FIRST_PORT..).collect(),
+                forwards: vnc.chain(websocket).collect(),
                 files: vec![
                     (KILN.into(), "/bin/kiln".into()),
                     (files.kernel.clone(), "/kernel".into()),
@@ -122,20 +132,21 @@ impl Stage {
         }
     }
 
-    // Kernel, initrd, and where VNC listens: address and port there, port here.
-    fn place_of(&self) -> (String, String, String, u16, u16) {
+    // Kernel, initrd, and where viewers come to: address and ports there, ports here.
+    fn place_of(&self) -> (String, String, String, Ports, Ports) {
         match self {
             Stage::Here { .. } => {
-                let (files, port) = (guest::files(), free_port().local_addr().unwrap().port());
+                let (files, ports) = (guest::files(), free_ports(1)[0]);
                 let [kernel, initrd] = [&files.kernel, &files.initrd].map(|path| path.display().to_string());
-                (kernel, initrd, "127.0.0.1".into(), port, port)
+                (kernel, initrd, "127.0.0.1".into(), ports, ports)
             }
             Stage::Lab { ports, next, .. } => {
                 let mut next = next.lock();
                 let number = *next;
                 *next += 1;
                 let here = ports[usize::from(number)];
-                ("/kernel".into(), "/initrd".into(), "10.0.2.15".into(), FIRST_PORT + number, here)
+                let there = Ports { vnc: FIRST_PORTS.vnc + number, websocket: FIRST_PORTS.websocket + number };
+                ("/kernel".into(), "/initrd".into(), "10.0.2.15".into(), there, here)
             }
         }
     }
@@ -154,17 +165,20 @@ pub struct Machine {
     pub name: &'static str,
     /// VNC on this machine's 127.0.0.1.
     pub port: u16,
+    /// The WebSocket there.
+    pub websocket: u16,
     heard: Arc<(Mutex<Heard>, Condvar)>,
     follower: Option<JoinHandle<()>>,
 }
 
 impl Machine {
     /// Installs it and waits until its guest has drawn.
-    pub fn install(stage: Arc<Stage>, name: &'static str) -> Self {
-        let (kernel, initrd, listen, port, here) = stage.place_of();
+    pub fn install(stage: Arc<Stage>, name: &'static str, keymap: &str) -> Self {
+        let (kernel, initrd, listen, there, here) = stage.place_of();
+        let Ports { vnc, websocket } = there;
         let line = format!(
             "kiln install --name {name} --memory 256 --import --disk none --network none --autoconsole text \
-             --graphics vnc,listen={listen},port={port} \
+             --graphics vnc,listen={listen},port={vnc},websocket={websocket},keymap={keymap} \
              --boot 'kernel={kernel},initrd={initrd},kernel_args=console=ttyS0 quiet vt.global_cursor_default=0'"
         );
         let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
@@ -177,7 +191,7 @@ impl Machine {
             told.0.lock().ended = Some(status);
             told.1.notify_all();
         });
-        let machine = Self { stage, name, port: here, heard, follower: Some(follower) };
+        let machine = Self { stage, name, port: here.vnc, websocket: here.websocket, heard, follower: Some(follower) };
         machine.sees("GUEST READY");
         machine
     }

@@ -63,6 +63,11 @@ impl Viewer {
         }
     }
 
+    pub fn key(&mut self, keysym: u32, down: bool) {
+        let message = [&[4, u8::from(down), 0, 0][..], &keysym.to_be_bytes()].concat();
+        self.stream.write_all(&message).unwrap();
+    }
+
     /// The whole picture.
     pub fn look(&mut self) -> &Picture {
         self.request(false);

@@ -48,6 +48,8 @@ pub struct Open {
     pub unmap: bool,
     /// An image that is marked corrupt is opened for writing nevertheless.
     pub even_corrupt: bool,
+    /// Files are opened and locked as `access` says, but nothing is written: a look at what another process will use.
+    pub passive: bool,
 }
 
 impl Open {
@@ -63,7 +65,12 @@ impl Open {
             no_barriers: false,
             unmap: false,
             even_corrupt: false,
+            passive: false,
         }
+    }
+
+    fn writes(&self) -> bool {
+        self.access.writes() && !self.passive
     }
 
     /// For writing, with everything below.
@@ -131,8 +138,55 @@ fn refuse_protocol(of: &Path, name: &OsStr) -> Result<(), Error> {
     Err(Error::Unsupported { name: of.display().to_string(), what })
 }
 
-fn open_file(path: &Path, how: Open) -> Result<File, Error> {
-    if how.locks { File::open_with(path, how.access, how.cache) } else { File::open_unlocked(path, how.cache) }
+/// Where the files of an image come from.
+pub trait Files {
+    /// Whether there is one of that name.
+    fn has(&self, path: &Path) -> bool;
+
+    /// Opens one, and locks it if `how` says so.
+    ///
+    /// # Errors
+    /// When there is none, or it can't be used like that.
+    fn open(&self, path: &Path, how: Open) -> Result<File, Error>;
+}
+
+/// The host's files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostFiles;
+
+impl Files for HostFiles {
+    fn has(&self, path: &Path) -> bool {
+        path.exists()
+    }
+
+    fn open(&self, path: &Path, how: Open) -> Result<File, Error> {
+        if how.locks { File::open_with(path, how.access, how.cache) } else { File::open_unlocked(path, how.cache) }
+    }
+}
+
+fn below_itself(name: String) -> Error {
+    Error::Damaged { name, what: "it lies below itself".into() }
+}
+
+/// Where files come from, and those that the chain has so far, by device and inode.
+struct Descent<'f> {
+    files: &'f dyn Files,
+    above: HashSet<(u64, u64)>,
+}
+
+impl<'f> Descent<'f> {
+    fn new(files: &'f dyn Files) -> Self {
+        Self { files, above: HashSet::new() }
+    }
+
+    // An image that lies below itself finds its own lock in the way.
+    fn explain(&self, error: Error, path: &Path) -> Error {
+        let is_above = |about: std::fs::Metadata| self.above.contains(&(about.dev(), about.ino()));
+        match error {
+            Error::InUse { name, .. } if std::fs::metadata(path).is_ok_and(is_above) => below_itself(name),
+            other => other,
+        }
+    }
 }
 
 impl Image {
@@ -141,11 +195,20 @@ impl Image {
     /// # Errors
     /// When a file of it can't be opened or read, is of a format that can't be used, or the chain has no end.
     pub fn open(path: &Path, how: Open) -> Result<Arc<Self>, Error> {
-        Self::open_in(path, how, &mut HashSet::new()).map(Arc::new)
+        Self::open_from(&HostFiles, path, how)
     }
 
-    fn open_in(path: &Path, how: Open, above: &mut HashSet<(u64, u64)>) -> Result<Self, Error> {
-        Self::on(open_file(path, how)?, path, how, above)
+    /// As [`open`](Self::open), with files from elsewhere.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_from(files: &dyn Files, path: &Path, how: Open) -> Result<Arc<Self>, Error> {
+        Self::open_in(path, how, &mut Descent::new(files)).map(Arc::new)
+    }
+
+    fn open_in(path: &Path, how: Open, descent: &mut Descent<'_>) -> Result<Self, Error> {
+        let file = descent.files.open(path, how).map_err(|error| descent.explain(error, path))?;
+        Self::on(file, path, how, descent)
     }
 
     /// As [`open`](Self::open), with the file open already. It is locked when `how` says so; `path` is where what lies
@@ -155,7 +218,7 @@ impl Image {
     /// As [`open`](Self::open).
     pub fn from_file(file: std::fs::File, path: &Path, how: Open) -> Result<Arc<Self>, Error> {
         let file = File::from_file_with(file, &path.display().to_string(), how.access, how.cache)?;
-        Self::on(file, path, how, &mut HashSet::new()).map(Arc::new)
+        Self::on(file, path, how, &mut Descent::new(&HostFiles)).map(Arc::new)
     }
 
     /// Opens a qcow2 image for reading as it was when one of its snapshots was made. `choose` picks it by its index.
@@ -167,7 +230,7 @@ impl Image {
         how: Open,
         choose: impl FnOnce(&[qcow2::snapshots::Snapshot]) -> Option<usize>,
     ) -> Result<Arc<Self>, Error> {
-        let mut image = Self::open_in(path, Open { access: Access::ReadOnly, ..how }, &mut HashSet::new())?;
+        let mut image = Self::open_in(path, Open { access: Access::ReadOnly, ..how }, &mut Descent::new(&HostFiles))?;
         let name = path.display().to_string();
         let Node::Qcow2(qcow2) = &mut image.node else {
             return Err(Error::Unsupported { name, what: "a raw image has no snapshots".into() });
@@ -192,7 +255,7 @@ impl Image {
         how: Open,
     ) -> Result<Arc<Self>, Error> {
         let format = how.format.unwrap_or(Format::Raw);
-        let mut image = Self::raw(storage, format, !how.access.writes())?;
+        let mut image = Self::raw(storage, format, !how.writes())?;
         image.backing = backing;
         if format == Format::Qcow2 {
             let header = read_header(image.storage.as_ref())?;
@@ -219,13 +282,13 @@ impl Image {
         })
     }
 
-    fn on(file: File, path: &Path, how: Open, above: &mut HashSet<(u64, u64)>) -> Result<Self, Error> {
+    fn on(file: File, path: &Path, how: Open, descent: &mut Descent<'_>) -> Result<Self, Error> {
         let name = || path.display().to_string();
         let about = file.file().metadata().map_err(|source| Error::Open { path: path.into(), source })?;
-        if !above.insert((about.dev(), about.ino())) {
-            return Err(Error::Damaged { name: name(), what: "it lies below itself".into() });
+        if !descent.above.insert((about.dev(), about.ino())) {
+            return Err(below_itself(name()));
         }
-        if above.len() > DEEPEST {
+        if descent.above.len() > DEEPEST {
             return Err(Error::Damaged { name: name(), what: format!("it lies below {DEEPEST} others") });
         }
         let guess = format::guess_storage(&file).map_err(|source| Error::Io {
@@ -243,16 +306,16 @@ impl Image {
                 });
             }
         };
-        let mut image = Self::raw(Arc::new(file), format, !how.access.writes())?;
+        let mut image = Self::raw(Arc::new(file), format, !how.writes())?;
         image.path = path.into();
         image.guessed = how.format.is_none() && format == Format::Raw;
         if format == Format::Qcow2 {
-            image.open_qcow2(how, above)?;
+            image.open_qcow2(how, descent)?;
         }
         Ok(image)
     }
 
-    fn open_qcow2(&mut self, how: Open, above: &mut HashSet<(u64, u64)>) -> Result<(), Error> {
+    fn open_qcow2(&mut self, how: Open, descent: &mut Descent<'_>) -> Result<(), Error> {
         let header = read_header(self.storage.as_ref())?;
         if header.incompatible & qcow2::bits::incompatible::DATA_FILE != 0 {
             let Some(name) = &header.data_file else {
@@ -263,19 +326,22 @@ impl Image {
             // As QEMU has it, from where the program runs; and where the image lies if there is none.
             let name = Path::new(name);
             let beside = below(&self.path, name.as_os_str());
-            let place = if name.exists() { name.to_path_buf() } else { beside };
-            let file = open_file(&place, how)?;
+            let place = if descent.files.has(name) { name.to_path_buf() } else { beside };
+            let file = descent.files.open(&place, how)?;
             self.data = Some((place, Arc::new(file)));
         }
         if let Some(name) = header.backing.as_ref().filter(|_| how.backing) {
-            self.open_backing(name, header.backing_format.as_deref(), how, above)?;
+            self.open_backing(name, header.backing_format.as_deref(), how, descent)?;
         }
         self.see_qcow2(header, how)
     }
 
     fn see_qcow2(&mut self, header: Header, how: Open) -> Result<(), Error> {
+        if how.access.writes() && !how.even_corrupt {
+            qcow2::image::refuse_corrupt(&header, self.storage.name())?;
+        }
         let options = qcow2::Options {
-            read_only: !how.access.writes(),
+            read_only: !how.writes(),
             no_barriers: how.no_barriers,
             unmap: how.unmap,
             backing: self.backing.clone().map(|backing| backing as Arc<dyn BlockDevice>),
@@ -291,7 +357,7 @@ impl Image {
         name: &OsStr,
         format: Option<&str>,
         how: Open,
-        above: &mut HashSet<(u64, u64)>,
+        descent: &mut Descent<'_>,
     ) -> Result<(), Error> {
         refuse_protocol(&self.path, name)?;
         let format = match format {
@@ -310,7 +376,7 @@ impl Image {
         };
         let path = below(&self.path, name);
         let how = Open { access: Access::ReadOnly, format, locks: how.locks && how.backing_locks, ..how };
-        self.backing = Some(Arc::new(Self::open_in(&path, how, above)?));
+        self.backing = Some(Arc::new(Self::open_in(&path, how, descent)?));
         Ok(())
     }
 

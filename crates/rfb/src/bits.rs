@@ -47,14 +47,36 @@ pub mod server {
 pub mod encoding {
     /// 7.7.1
     pub const RAW: i32 = 0;
+    /// 7.7.2
+    pub const COPY_RECT: i32 = 1;
+    /// 7.7.4
+    pub const HEXTILE: i32 = 5;
     /// 7.7.6
     pub const ZRLE: i32 = 16;
     /// 7.8.1
     pub const CURSOR: i32 = -239;
     /// 7.8.2
     pub const DESKTOP_SIZE: i32 = -223;
+    /// rfbproto, "QEMU Pointer Motion Change Pseudo-encoding".
+    pub const QEMU_POINTER_TYPE: i32 = -257;
     /// rfbproto, "QEMU Extended Key Event Pseudo-encoding".
     pub const QEMU_EXTENDED_KEY: i32 = -258;
     /// rfbproto, "QEMU LED State Pseudo-encoding".
     pub const QEMU_LED_STATE: i32 = -261;
+}
+
+/// 7.7.4: Hextile's subencoding mask.
+pub mod hextile {
+    /// Edge of a tile in pixels.
+    pub const EDGE: u32 = 16;
+    /// All pixels follow; the other bits mean nothing.
+    pub const RAW: u8 = 1;
+    /// The background's colour follows.
+    pub const BACKGROUND: u8 = 2;
+    /// The colour of all rectangles follows.
+    pub const FOREGROUND: u8 = 4;
+    /// A count and so many rectangles follow.
+    pub const ANY_SUBRECTS: u8 = 8;
+    /// Each rectangle has its colour before it.
+    pub const SUBRECTS_COLOURED: u8 = 16;
 }

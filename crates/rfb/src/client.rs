@@ -5,15 +5,15 @@ use std::io::{self, BufReader};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::Input;
 use crate::bits::{encoding, server};
-use crate::encoding::{Encoder, Pixels, zrle::Zrle};
+use crate::encoding::{Encoder, Pixels, bands, zrle::Zrle};
 use crate::handshake::wire;
 use crate::message::ClientMessage;
 use crate::region::{Rect, Size};
 use crate::screen::Screen;
 use crate::stream::Stream;
-use crate::want::{Update, Want};
+use crate::want::{State, Update, Want};
+use crate::{Input, Pointer};
 
 /// Where reader, screen and writer of one client meet.
 pub(crate) struct Mailbox {
@@ -36,23 +36,21 @@ impl Mailbox {
     }
 
     /// The update that is due now, if there is one.
-    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn due(&self) -> Option<Update> {
         self.want.lock().next()
     }
 
-    /// Waits for the next update; `None` when the client is gone.
-    fn next(&self) -> Option<Update> {
+    /// Waits until an update may be due; says no when the client is gone.
+    fn wait(&self) -> bool {
         let mut want = self.want.lock();
-        loop {
-            if want.closed {
-                return None;
-            }
-            if let Some(update) = want.next() {
-                return Some(update);
-            }
+        while !want.closed && !want.is_due() {
             self.news.wait(&mut want);
         }
+        !want.closed
+    }
+
+    fn may_send_motion(&self) -> bool {
+        self.want.lock().may_send_motion()
     }
 }
 
@@ -64,7 +62,7 @@ pub(crate) fn read(
     stream: impl Stream,
     mailbox: &Mailbox,
     input: &dyn Input,
-    leds: impl Fn() -> Option<u8>,
+    state: impl Fn() -> State,
 ) -> io::Result<()> {
     let mut from = BufReader::with_capacity(4096, stream);
     let mut held = Held::default();
@@ -72,7 +70,7 @@ pub(crate) fn read(
         match ClientMessage::read(&mut from) {
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
-            Ok(Some(message)) => follow(message, mailbox, &mut held, input, &leds),
+            Ok(Some(message)) => follow(message, mailbox, &mut held, input, &state),
         }
     };
     held.release(input);
@@ -85,14 +83,36 @@ pub(crate) fn follow(
     mailbox: &Mailbox,
     held: &mut Held,
     input: &dyn Input,
-    leds: impl Fn() -> Option<u8>,
+    state: impl Fn() -> State,
 ) {
     match message {
         ClientMessage::SetPixelFormat(format) => mailbox.change(|want| want.set_format(format)),
-        ClientMessage::SetEncodings(all) => mailbox.change(|want| want.set_encodings(all, leds())),
+        ClientMessage::SetEncodings(all) => mailbox.change(|want| want.set_encodings(all, state())),
         ClientMessage::UpdateRequest { incremental, area } => mailbox.change(|want| want.request(incremental, area)),
+        ClientMessage::Pointer { buttons, x, y } => {
+            let motion = x.min(y) >= MOTION && mailbox.may_send_motion();
+            held.point(if motion { Place::Motion } else { Place::At(x, y) }, buttons);
+            if motion {
+                input.motion(i32::from(x) - NO_MOTION, i32::from(y) - NO_MOTION, buttons);
+            } else {
+                input.pointer(x, y, buttons);
+            }
+        }
         other => held.pass_on(other, input),
     }
+}
+
+/// rfbproto, "QEMU Pointer Motion Change Pseudo-encoding": what a client that was told of it sends for no motion.
+const NO_MOTION: i32 = 0x7fff;
+/// Least coordinates that are motion. A client goes on sending positions until it hears that motion is wanted, and motion
+/// until it hears the contrary; no screen is as wide, and no hand as fast, that they could be mistaken.
+const MOTION: u16 = 0x4000;
+
+/// Where a client pointed last.
+#[derive(Clone, Copy)]
+enum Place {
+    At(u16, u16),
+    Motion,
 }
 
 /// What a client holds down; released when it goes, or the guest would see it held for ever.
@@ -100,7 +120,7 @@ pub(crate) fn follow(
 pub(crate) struct Held {
     keysyms: BTreeSet<u32>,
     scancodes: BTreeSet<u32>,
-    pointer: Option<(u16, u16, u8)>,
+    pointer: Option<(Place, u8)>,
 }
 
 /// Keys that a client may hold at once; a person has ten fingers.
@@ -116,22 +136,22 @@ impl Held {
             ClientMessage::ExtendedKey { down, scancode, .. } if note(&mut self.scancodes, scancode, down) => {
                 input.scancode(scancode, down);
             }
-            ClientMessage::Pointer { buttons, x, y } => {
-                self.pointer = Some((x, y, buttons));
-                input.pointer(x, y, buttons);
-            }
             _ => {}
         }
+    }
+
+    fn point(&mut self, place: Place, buttons: u8) {
+        self.pointer = Some((place, buttons));
     }
 
     /// Lets go of everything.
     pub(crate) fn release(self, input: &dyn Input) {
         self.keysyms.into_iter().for_each(|key| input.key(key, false));
         self.scancodes.into_iter().for_each(|key| input.scancode(key, false));
-        if let Some((x, y, buttons)) = self.pointer
-            && buttons != 0
-        {
-            input.pointer(x, y, 0);
+        match self.pointer {
+            Some((Place::At(x, y), 1..)) => input.pointer(x, y, 0),
+            Some((Place::Motion, 1..)) => input.motion(0, 0, 0),
+            _ => {}
         }
     }
 }
@@ -156,11 +176,13 @@ fn note(held: &mut BTreeSet<u32>, key: u32, down: bool) -> bool {
 pub(crate) fn write(mut stream: impl Stream, mailbox: &Mailbox, screen: &Screen) -> io::Result<()> {
     let mut zrle: Option<Box<Zrle>> = None;
     let mut message = Vec::new();
-    while let Some(update) = mailbox.next() {
+    while mailbox.wait() {
         message.clear();
         {
-            // Released before anything is written: a client that doesn't read holds up nobody.
+            // Taken and encoded under the lock under which the screen changes both copy and wants. Released before
+            // anything is written: a client that doesn't read holds up nobody.
             let copy = screen.copy.read();
+            let Some(update) = mailbox.due() else { continue };
             compose(&update, &copy.pixels, copy.size, &mut zrle, &mut message);
         }
         stream.write_all(&message)?;
@@ -180,10 +202,16 @@ pub(crate) fn compose(update: &Update, pixels: &[u32], size: Size, zrle: &mut Op
 }
 
 fn encode(update: &Update, pixels: &[u32], size: Size, encoder: &mut Encoder, to: &mut Vec<u8>) {
-    // The screen may have shrunk since the areas were taken; the new size is on its way.
-    let areas: Vec<Rect> = update.areas.iter().map(|a| a.clip(size)).filter(|a| !a.is_empty()).collect();
-    let count = update.rects() - update.areas.len() + areas.len();
     to.extend_from_slice(&[server::FRAMEBUFFER_UPDATE, 0]);
+    let pixels = Pixels { pixels, stride: size.w as usize };
+    let mut areas = Vec::with_capacity(update.areas.len());
+    for area in &update.areas {
+        match encoder {
+            Encoder::Zrle(_) => bands::split(pixels, *area, &mut areas),
+            _ => areas.push(*area),
+        }
+    }
+    let count = update.rects() - update.areas.len() + areas.len();
     to.extend_from_slice(&(count as u16).to_be_bytes());
     if update.cursor {
         rect(Rect::default(), encoding::CURSOR, to);
@@ -195,9 +223,17 @@ fn encode(update: &Update, pixels: &[u32], size: Size, encoder: &mut Encoder, to
         rect(Rect { x: 0, y: 0, w: 1, h: 1 }, encoding::QEMU_LED_STATE, to);
         to.push(leds);
     }
+    if let Some(pointer) = update.pointer {
+        rect(Rect { x: u32::from(pointer == Pointer::Absolute), y: 0, ..size.rect() }, encoding::QEMU_POINTER_TYPE, to);
+    }
+    for scroll in &update.moves {
+        rect(scroll.to, encoding::COPY_RECT, to);
+        let from = scroll.from();
+        [from.x, from.y].into_iter().for_each(|n| to.extend_from_slice(&wire(n).to_be_bytes()));
+    }
     for area in areas {
         rect(area, encoder.number(), to);
-        encoder.encode(Pixels { pixels, stride: size.w as usize }, area, &update.format, to);
+        encoder.encode(pixels, area, &update.format, to);
     }
     if let Some(size) = update.resize {
         rect(size.rect(), encoding::DESKTOP_SIZE, to);
@@ -215,6 +251,7 @@ fn rect(area: Rect, encoding: i32, to: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::pixel::PixelFormat;
+    use crate::scroll::Scroll;
 
     fn update() -> Update {
         Update {
@@ -224,6 +261,8 @@ mod tests {
             cursor: false,
             extended_keys: false,
             leds: None,
+            pointer: None,
+            moves: vec![],
             areas: vec![],
         }
     }
@@ -259,8 +298,25 @@ mod tests {
     }
 
     #[test]
-    fn areas_of_a_screen_that_shrank_are_left_out_and_not_counted() {
-        let gone = Rect { x: 5, y: 5, w: 9, h: 9 };
-        assert_eq!(bytes(&Update { areas: vec![gone], ..update() }), [0, 0, 0, 0]);
+    fn a_move_comes_before_the_areas() {
+        let moves = vec![Scroll { to: Rect { x: 1, y: 2, w: 3, h: 4 }, up: 0x105 }];
+        let wire = bytes(&Update { moves, areas: vec![Rect { x: 0, y: 0, w: 1, h: 1 }], ..update() });
+        assert_eq!(
+            wire,
+            [
+                [0, 0, 0, 2].as_slice(),
+                &[0, 1, 0, 2, 0, 3, 0, 4, 0, 0, 0, 1, 0, 1, 1, 7],
+                &[0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 3, 2, 1, 0],
+            ]
+            .concat()
+        );
+    }
+
+    #[test]
+    fn the_pointers_type_is_these_bytes() {
+        for (pointer, x) in [(Pointer::Absolute, 1), (Pointer::Relative, 0)] {
+            let wire = bytes(&Update { pointer: Some(pointer), ..update() });
+            assert_eq!(wire, [0, 0, 0, 1, 0, x, 0, 0, 0, 2, 0, 1, 255, 255, 254, 255]);
+        }
     }
 }

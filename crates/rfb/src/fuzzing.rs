@@ -8,13 +8,21 @@ use std::io::{self, Read, Write};
 use parking_lot::Mutex;
 
 use crate::client::{self, Held, Mailbox};
+use crate::encoding::bands;
 use crate::handshake::{self, Door};
 use crate::message::ClientMessage;
-use crate::region::Size;
-use crate::{Input, Password, bits};
+use crate::region::{Rect, Size};
+use crate::scroll::Scroll;
+use crate::viewer::decode;
+use crate::want::{Change, State};
+use crate::websocket::frame::{Control, Frames, Piece};
+use crate::websocket::upgrade;
+use crate::{Input, Password, Pointer, bits};
 
 /// The screen that clients see; smaller than what they may ask for.
 const SIZE: Size = Size { w: 100, h: 70 };
+/// What clients are told of it.
+const STATE: State = State { leds: Some(5), pointer: Pointer::Relative };
 /// Full pictures that one input may ask for: what comes after repeats.
 const MOST_UPDATES: usize = 64;
 
@@ -62,6 +70,9 @@ impl Input for Fingers {
     fn pointer(&self, _: u16, _: u16, buttons: u8) {
         self.0.lock().1 = buttons;
     }
+    fn motion(&self, _: i32, _: i32, buttons: u8) {
+        self.0.lock().1 = buttons;
+    }
 }
 
 // Each update's count of rectangles is right as far as Raw lets one see, which has no length of its own.
@@ -75,9 +86,19 @@ fn check(message: &[u8], update_rects: usize, bytes_per_pixel: usize) {
 }
 
 /// Serves the client that `bytes` are, from its first byte on: the first says which door it meets and how its bytes
-/// are split.
+/// are split. 255: the rest are a server's rectangle instead; 254: a browser's request and frames.
 pub fn fuzz_client(bytes: &[u8]) {
     let Some((first, says)) = bytes.split_first() else { return };
+    if *first == u8::MAX {
+        let mut pixels = vec![0; SIZE.area()];
+        let area = Rect { x: 3, y: 2, w: 90, h: 65 };
+        let _ = decode::hextile(&mut &*says, area, &mut pixels, SIZE.w as usize);
+        let _ = decode::Zrle::default().decode(&mut &*says, area, &mut pixels, SIZE.w as usize);
+        return;
+    }
+    if *first == u8::MAX - 1 {
+        return fuzz_websocket(says);
+    }
     let password = (first & 1 != 0).then(|| Password::new("secret").unwrap());
     let mut wire = Wire { says, piece: 1 + usize::from(first >> 2) };
     // Most inputs begin behind the door, or none would get far.
@@ -90,20 +111,53 @@ pub fn fuzz_client(bytes: &[u8]) {
     serve(&mut wire);
 }
 
+// Half of the inputs begin behind the request, or none would get far.
+fn fuzz_websocket(bytes: &[u8]) {
+    let Some((first, says)) = bytes.split_first() else { return };
+    let mut wire = Wire { says, piece: 1 + usize::from(first >> 2) };
+    if first & 1 == 0 && upgrade::accept(&mut wire, first & 2 != 0, |_, _| Ok(())).is_err() {
+        return;
+    }
+    let (mut frames, mut room, mut data) = (Frames::default(), [0; 100], 0);
+    while let Ok(piece) = frames.next(&mut wire, &mut room) {
+        match piece {
+            Piece::Data(got) => data += got,
+            Piece::Control(Control::Close(text) | Control::Ping(text)) => assert!(text.len() <= 125),
+            Piece::End => break,
+        }
+    }
+    assert!(data < bytes.len(), "{data} bytes of data out of {}", bytes.len());
+}
+
+// The screen goes up by a row; the client has yet to be sent the last one.
+fn scroll(mailbox: &Mailbox, pixels: &mut [u32]) {
+    let (all, last) = (SIZE.rect(), SIZE.h - 1);
+    let up = Scroll { to: Rect { h: last, ..all }, up: 1 };
+    up.apply(pixels, SIZE.w as usize);
+    let rest = vec![Rect { y: last, h: 1, ..all }];
+    let change = Change { moves: vec![up], plain: vec![all], around: all, rest };
+    mailbox.change(|want| want.changed(&change));
+}
+
 fn serve(wire: &mut Wire<'_>) {
-    let pixels: Vec<u32> = (0..SIZE.area() as u32).map(|n| n.wrapping_mul(0x9e37_79b9) >> (n / 512)).collect();
+    let mut pixels: Vec<u32> = (0..SIZE.area() as u32).map(|n| n.wrapping_mul(0x9e37_79b9) >> (n / 512)).collect();
     let (mailbox, fingers) = (Mailbox::new(SIZE), Fingers::default());
     let (mut held, mut zrle, mut updates) = (Held::default(), None, 0);
     handshake::server_init(wire, SIZE, "fuzz").unwrap();
     while let Ok(Some(message)) = ClientMessage::read(wire) {
-        client::follow(message, &mailbox, &mut held, &fingers, || Some(5));
+        client::follow(message, &mailbox, &mut held, &fingers, || STATE);
+        scroll(&mailbox, &mut pixels);
         while updates < MOST_UPDATES
             && let Some(update) = mailbox.due()
         {
             updates += 1;
             let mut message = Vec::new();
             client::compose(&update, &pixels, SIZE, &mut zrle, &mut message);
-            check(&message, update.rects(), usize::from(update.format.bits_per_pixel / 8));
+            check(
+                &message,
+                update.rects() + update.areas.len() * (bands::MOST_BANDS - 1),
+                usize::from(update.format.bits_per_pixel / 8),
+            );
         }
     }
     held.release(&fingers);
@@ -167,15 +221,15 @@ mod tests {
                     0,
                     0,
                     0,
-                    piece[6] & 16,
+                    [0, 1, 5, 16][usize::from(piece[6] % 4)],
+                    0,
+                    0,
+                    0,
+                    [1, 5, 16, 0][usize::from(piece[10] % 4)],
                     255,
                     255,
-                    255,
-                    17,
-                    255,
-                    255,
-                    254,
-                    254,
+                    [254, 255][usize::from(piece[14] % 2)],
+                    [255, 254, 17, 251][usize::from(piece[15] % 4)],
                 ]),
                 (3, 10) => bytes[at + 2..].iter_mut().step_by(2).for_each(|high| *high = 0),
                 (255, 12) => bytes[at + 1] = 0,
@@ -185,11 +239,24 @@ mod tests {
         bytes
     }
 
+    // Frames that are mostly as they must be.
+    fn frames(seed: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for piece in noise(seed, 400).chunks_exact(24) {
+            let (kind, len) = ([0x82, 0x02, 0x80, 0x89, 0x8a, piece[1]][usize::from(piece[0] % 6)], piece[2] % 14);
+            bytes.extend([kind, 0x80 | if piece[3] == 0 { piece[4] } else { len }]);
+            bytes.extend_from_slice(&piece[4..8 + usize::from(len)]);
+        }
+        bytes
+    }
+
     #[test]
     fn a_client_that_says_anything_finds_nothing() {
         for seed in 0..3000 {
             fuzz_client(&client(seed));
             fuzz_client(&noise(seed, (seed % 700) as usize));
+            fuzz_client(&[&[254, 1], &frames(seed)[..]].concat());
+            fuzz_client(&[&[255], &noise(seed, 300)[..]].concat());
         }
     }
 }

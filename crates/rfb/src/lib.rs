@@ -2,12 +2,12 @@
 //! pointer to any [`Input`].
 //!
 //! It knows nothing of virtual machines. It listens nowhere by itself: whoever owns the sockets hands over accepted
-//! streams ([`Server::serve`]). Threads are made by the owner's [`Spawn`]: while no client is there, there is none, no
+//! streams ([`Server::serve`], [`Server::serve_websocket`]). Threads are made by the owner's [`Spawn`]: while no client is there, there is none, no
 //! timer and no copy of the screen.
 //!
-//! Offered: security None and VNC authentication; Raw and ZRLE; DesktopSize, Cursor (always empty: the guest draws its
-//! own), QEMU extended key events and LED state; any true-colour format of 8, 16 or 32 bits. The desktop is always
-//! shared: a client that asks for it alone gets it together with the others.
+//! Offered: security None and VNC authentication; Raw, CopyRect (for what scrolls), Hextile and ZRLE; DesktopSize, Cursor
+//! (always empty: the guest draws its own), QEMU extended key events, pointer type and LED state; any true-colour format
+//! of 8, 16 or 32 bits. The desktop is always shared: a client that asks for it alone gets it together with the others.
 
 pub mod auth;
 mod bits;
@@ -20,10 +20,14 @@ pub mod message;
 pub mod pixel;
 pub mod region;
 mod screen;
+mod scroll;
 mod server;
+#[cfg(test)]
+mod slow_clients;
 mod stream;
 pub mod viewer;
 mod want;
+mod websocket;
 
 pub use auth::{Password, PasswordLength};
 pub use region::{Rect, Size};
@@ -56,4 +60,16 @@ pub trait Input: Send + Sync {
     fn scancode(&self, scancode: u32, down: bool);
     /// The pointer's place in pixels and its buttons (bits 0-2: left, middle, right; 3 and 4: wheel up, down).
     fn pointer(&self, x: u16, y: u16, buttons: u8);
+    /// How far the pointer went in pixels, right and down, and its buttons: from clients that know the pointer to be
+    /// [`Pointer::Relative`].
+    fn motion(&self, right: i32, down: i32, buttons: u8);
+}
+
+/// What the guest's pointing device understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pointer {
+    /// Positions, as a tablet's.
+    Absolute,
+    /// Motion only, as a mouse's.
+    Relative,
 }

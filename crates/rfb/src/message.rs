@@ -99,7 +99,7 @@ impl ClientMessage {
             }
             client::CUT_TEXT => {
                 let [_, _, _, l @ ..] = bytes::<7>(from)?;
-                drop_text(from, u32::from_be_bytes(l))?;
+                drop_text(from, i32::from_be_bytes(l))?;
                 Self::CutText
             }
             client::QEMU => qemu(from)?,
@@ -120,12 +120,18 @@ fn encodings(from: &mut impl Read) -> io::Result<Vec<i32>> {
     Ok(all)
 }
 
-fn drop_text(from: &mut impl Read, len: u32) -> io::Result<()> {
-    if len > MAX_CUT_TEXT {
-        return Err(invalid(format!("the client's clipboard text of {len} bytes is longer than {MAX_CUT_TEXT}")));
+// A negative length is the extended clipboard's (rfbproto, "Extended Clipboard Pseudo-Encoding"): so many bytes, of which
+// the first four are flags. It isn't offered, and a client that sends it all the same is followed.
+fn drop_text(from: &mut impl Read, len: i32) -> io::Result<()> {
+    let bytes = len.unsigned_abs();
+    if bytes > MAX_CUT_TEXT {
+        return Err(invalid(format!("the client's clipboard text of {bytes} bytes is longer than {MAX_CUT_TEXT}")));
     }
-    let dropped = io::copy(&mut from.take(len.into()), &mut io::sink())?;
-    if dropped < len.into() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    if (-3..0).contains(&len) {
+        return Err(invalid(format!("the client's clipboard message of {bytes} bytes has no flags")));
+    }
+    let dropped = io::copy(&mut from.take(bytes.into()), &mut io::sink())?;
+    if dropped < bytes.into() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
 fn qemu(from: &mut impl Read) -> io::Result<ClientMessage> {
@@ -205,6 +211,18 @@ mod tests {
         assert_eq!(ClientMessage::read(&mut from).unwrap(), Some(ClientMessage::CutText));
         assert!(matches!(ClientMessage::read(&mut from).unwrap(), Some(ClientMessage::Pointer { .. })));
         assert_eq!(ClientMessage::read(&mut from).unwrap(), None);
+    }
+
+    #[test]
+    fn an_extended_clipboard_message_is_dropped() {
+        // rfbproto: flags (here: notify, text) and what belongs to them, as many bytes as the length is below zero.
+        let wire = [6, 0, 0, 0, 0xff, 0xff, 0xff, 0xfb, 0x08, 0, 0, 1, 9];
+        assert_eq!(read(&wire), ClientMessage::CutText);
+        for len in [-1i32, -3, i32::MIN, -(1 << 20) - 1, (1 << 20) + 1, i32::MAX] {
+            let wire = [&[6, 0, 0, 0][..], &len.to_be_bytes(), &[0; 8]].concat();
+            let refused = ClientMessage::read(&mut &wire[..]).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidData, "{len}");
+        }
     }
 
     #[test]

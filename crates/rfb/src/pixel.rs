@@ -97,6 +97,9 @@ impl PixelFormat {
 
     /// A pixel's value in this format.
     pub fn value(&self, pixel: u32) -> u32 {
+        if *self == Self::NATIVE {
+            return pixel & 0x00ff_ffff;
+        }
         let channels = [pixel >> 16, pixel >> 8, pixel].map(|c| c & 0xff);
         let mut value = 0;
         for ((channel, max), shift) in channels.into_iter().zip(self.max).zip(self.shift) {
@@ -115,6 +118,29 @@ impl PixelFormat {
             (16, false) => to.extend_from_slice(&(value as u16).to_le_bytes()),
             (16, true) => to.extend_from_slice(&(value as u16).to_be_bytes()),
             _ => to.push(value as u8),
+        }
+    }
+
+    /// Appends pixels as PIXELs.
+    pub fn put_all(&self, pixels: &[u32], to: &mut Vec<u8>) {
+        to.reserve(pixels.len() * self.bytes());
+        if *self == Self::NATIVE {
+            to.extend(pixels.iter().flat_map(|pixel| (pixel & 0x00ff_ffff).to_le_bytes()));
+        } else {
+            pixels.iter().for_each(|pixel| self.put(*pixel, to));
+        }
+    }
+
+    /// Appends pixels as CPIXELs (7.7.5).
+    pub fn put_all_compact(&self, pixels: &[u32], to: &mut Vec<u8>) {
+        to.reserve(pixels.len() * self.compact_bytes());
+        if *self == Self::NATIVE {
+            to.extend(pixels.iter().flat_map(|pixel| {
+                let [b, g, r, _] = pixel.to_le_bytes();
+                [b, g, r]
+            }));
+        } else {
+            pixels.iter().for_each(|pixel| self.put_compact(*pixel, to));
         }
     }
 

@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use crate::handshake::{self, Door, Refusal};
 use crate::screen::Screen;
 use crate::stream::Stream;
-use crate::{FrameSource, Input, Password, client};
+use crate::want::State;
+use crate::websocket::WebSocket;
+use crate::{FrameSource, Input, Password, Pointer, client};
 
 /// Starts a thread for one client or for the screen.
 pub type Spawn = dyn Fn(Box<dyn FnOnce() + Send>) -> io::Result<()> + Send + Sync;
@@ -27,6 +29,8 @@ pub struct Settings {
     pub password: Option<Password>,
     /// Clients at once, those in the handshake included; more are sent away.
     pub most_clients: usize,
+    /// What the guest's pointing device understands until [`Server::set_pointer`] says otherwise.
+    pub pointer: Pointer,
 }
 
 /// Closes a client's stream, whatever kind it is.
@@ -39,7 +43,7 @@ struct Inner {
     source: Arc<dyn FrameSource>,
     input: Arc<dyn Input>,
     spawn: Box<Spawn>,
-    leds: Mutex<Option<u8>>,
+    state: Mutex<State>,
     inside: AtomicUsize,
     closers: Mutex<HashMap<u64, Closer>>,
     next: AtomicU64,
@@ -54,6 +58,7 @@ impl Server {
     pub fn new(settings: Settings, source: Arc<dyn FrameSource>, input: Arc<dyn Input>, spawn: Box<Spawn>) -> Self {
         let door = Door { password: settings.password.clone(), ..Door::default() };
         let screen = Screen::new(source.clone());
+        let state = Mutex::new(State { leds: None, pointer: settings.pointer });
         Self(Arc::new(Inner {
             settings,
             door,
@@ -61,7 +66,7 @@ impl Server {
             source,
             input,
             spawn,
-            leds: Mutex::new(None),
+            state,
             inside: AtomicUsize::new(0),
             closers: Mutex::default(),
             next: AtomicU64::new(0),
@@ -73,6 +78,30 @@ impl Server {
     /// # Errors
     /// When there are too many clients or no thread can be had; the stream is closed then.
     pub fn serve(&self, stream: impl Stream, peer: String) -> io::Result<()> {
+        self.begin(stream, peer, attend)
+    }
+
+    /// Serves a client that speaks WebSocket, otherwise as [`Server::serve`]. One that sends another HTTP request is told
+    /// what there is, and so is a page of another host while there is no password.
+    ///
+    /// # Errors
+    /// As [`Server::serve`]'s.
+    pub fn serve_websocket(&self, stream: impl Stream, peer: String) -> io::Result<()> {
+        self.begin(stream, peer, |inner, stream, peer| {
+            let closer = stream.second()?;
+            let end = stream.second()?;
+            let _entry = Entry::new(inner, Box::new(move || closer.close()));
+            let stream = WebSocket::accept(stream, inner.door.password.is_some()).inspect_err(|_| end.close())?;
+            attend(inner, stream, peer)
+        })
+    }
+
+    fn begin<S: Stream>(
+        &self,
+        stream: S,
+        peer: String,
+        attend: impl FnOnce(&Arc<Inner>, S, &str) -> Result<(), Refusal> + Send + 'static,
+    ) -> io::Result<()> {
         let inner = self.0.clone();
         if inner.inside.fetch_add(1, Ordering::AcqRel) >= inner.settings.most_clients {
             inner.inside.fetch_sub(1, Ordering::AcqRel);
@@ -100,8 +129,14 @@ impl Server {
 
     /// The guest switched its keyboard's LEDs: bit 0 scroll lock, 1 num lock, 2 caps lock.
     pub fn set_leds(&self, leds: u8) {
-        *self.0.leds.lock() = Some(leds);
+        self.0.state.lock().leds = Some(leds);
         self.0.screen.tell(|client| client.change(|want| want.leds(leds)));
+    }
+
+    /// The guest uses another kind of pointing device from now on.
+    pub fn set_pointer(&self, pointer: Pointer) {
+        self.0.state.lock().pointer = pointer;
+        self.0.screen.tell(|client| client.change(|want| want.pointer(pointer)));
     }
 }
 
@@ -117,6 +152,10 @@ impl Input for Inner {
     }
     fn pointer(&self, x: u16, y: u16, buttons: u8) {
         self.input.pointer(x, y, buttons);
+        self.screen.expect();
+    }
+    fn motion(&self, right: i32, down: i32, buttons: u8) {
+        self.input.motion(right, down, buttons);
         self.screen.expect();
     }
 }
@@ -180,7 +219,7 @@ fn talk(inner: &Arc<Inner>, stream: &mut impl Stream, mailbox: &Arc<client::Mail
             }
         }
     }))?;
-    client::read(stream.second()?, mailbox, &**inner, || *inner.leds.lock())
+    client::read(stream.second()?, mailbox, &**inner, || *inner.state.lock())
 }
 
 impl std::fmt::Debug for Server {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kiln_rfb::{FrameSource, Input, Password, Rect, Server, Settings, Size};
+use kiln_rfb::{FrameSource, Input, Password, Pointer, Rect, Server, Settings, Size};
 
 /// A screen that the test paints.
 struct Easel(Mutex<Paint>);
@@ -36,6 +36,16 @@ impl Easel {
         paint.pixels[at] = pixel;
         let w = paint.size.w;
         paint.dirty.push(Rect { x: 0, y, w, h: 1 });
+    }
+    /// All goes up or down by 5 rows; what comes in is unlike any other.
+    fn scroll(&self, line: u32, up: bool) {
+        let mut paint = self.0.lock().unwrap();
+        let (part, all) = (5 * paint.size.w as usize, paint.pixels.len());
+        let (from, to, fresh) = if up { (part..all, 0, all - part) } else { (0..all - part, part, 0) };
+        paint.pixels.copy_within(from, to);
+        for (n, pixel) in (0..).zip(&mut paint.pixels[fresh..fresh + part]) {
+            *pixel = (line * 5000 + n).wrapping_mul(0x9e37_79b9) >> 8;
+        }
     }
     fn resize(&self, w: u32, h: u32) {
         let mut paint = self.0.lock().unwrap();
@@ -86,6 +96,9 @@ impl Input for Keys {
     fn pointer(&self, x: u16, y: u16, buttons: u8) {
         self.0.lock().unwrap().push(format!("pointer {x} {y} {buttons}"));
     }
+    fn motion(&self, right: i32, down: i32, buttons: u8) {
+        self.0.lock().unwrap().push(format!("motion {right} {down} {buttons}"));
+    }
 }
 
 struct Stage {
@@ -110,7 +123,7 @@ impl Stage {
             Ok(())
         };
         let password = password.map(|p| Password::new(p).unwrap());
-        let settings = Settings { name: "easel".into(), password, most_clients: 32 };
+        let settings = Settings { name: "easel".into(), password, most_clients: 32, pointer: Pointer::Relative };
         let server = Server::new(settings, easel.clone(), keys.clone(), Box::new(spawn));
         Self { easel, keys, server, threads }
     }
@@ -400,4 +413,202 @@ fn the_viewer_gets_in_with_the_password_and_follows_the_screen() {
     viewer.update().unwrap();
     assert_eq!(viewer.size(), Size { w: 320, h: 10 });
     assert!(viewer.pixels().iter().all(|p| *p == 0x00ff00));
+}
+
+#[test]
+fn scrolling_is_copied_by_clients_that_follow_at_any_pace() {
+    const COPY_RECT: i32 = 1;
+    const LINES: u32 = 120;
+    let stage = Arc::new(Stage::new(None));
+    let viewers: Vec<_> = [[COPY_RECT, 16], [5, COPY_RECT], [COPY_RECT, 0], [16, 0]]
+        .into_iter()
+        .map(|encodings| {
+            let stage = stage.clone();
+            thread::spawn(move || {
+                let mut viewer = kiln_rfb::viewer::Viewer::connect(stage.connect(), None).unwrap();
+                viewer.set_encodings(&encodings).unwrap();
+                while viewer.pixels()[199] != 0xabcdef {
+                    viewer.request(true).unwrap();
+                    viewer.update().unwrap();
+                }
+                assert!(viewer.pixels() == stage.easel.0.lock().unwrap().pixels, "{encodings:?}");
+                let copies = viewer.seen().get(&COPY_RECT).copied().unwrap_or_default();
+                assert_eq!(copies > 0, encodings.contains(&COPY_RECT), "{encodings:?}: {copies} copies");
+            })
+        })
+        .collect();
+    wait_until("all are in", || stage.server.clients() == 4);
+    for line in 1..=LINES {
+        // More up than down: what went wrong comes back into the picture.
+        stage.easel.scroll(line, line % 8 < 5);
+        if line % 3 == 0 {
+            let looks = || stage.easel.0.lock().unwrap().looks;
+            let before = looks();
+            wait_until("the server has looked", || looks() > before);
+        }
+    }
+    stage.easel.paint(199, 0, 0xabcdef);
+    viewers.into_iter().for_each(|v| v.join().unwrap());
+}
+
+#[test]
+fn a_client_that_knows_the_pointer_sends_motion() {
+    let stage = Stage::new(None);
+    let mut viewer = stage.client();
+    // Before it is told, and from a client that never listed it, these are positions.
+    viewer.stream.write_all(&[5, 0, 0x80, 0x04, 0x7f, 0xfc]).unwrap();
+    viewer.stream.write_all(&[2, 0, 0, 1, 255, 255, 254, 255]).unwrap();
+    viewer.request(true);
+    let mut heard = [0; 16];
+    let mut expect = |viewer: &mut Viewer, rects: u8, absolute: u8| {
+        viewer.stream.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, [0, 0, 0, rects, 0, absolute, 0, 0, 0, 200, 0, 100, 255, 255, 254, 255]);
+    };
+    // The whole screen comes with the first update.
+    expect(&mut viewer, 2, 0);
+    assert_eq!(viewer.rect(), 0);
+    viewer.stream.write_all(&[5, 1, 0x80, 0x04, 0x7f, 0xfc]).unwrap();
+    // On its way before the client heard of it.
+    viewer.stream.write_all(&[5, 1, 0, 9, 0, 8]).unwrap();
+    viewer.stream.write_all(&[5, 1, 0x7f, 0xff, 0x7f, 0xff]).unwrap();
+    wait_until("all has arrived", || stage.keys.0.lock().unwrap().len() == 4);
+    viewer.request(true);
+    stage.server.set_pointer(Pointer::Absolute);
+    expect(&mut viewer, 1, 1);
+    drop(viewer);
+    stage.wait_for_quiet();
+    let seen = stage.keys.0.lock().unwrap().join("; ");
+    assert_eq!(seen, "pointer 32772 32764 0; motion 5 -3 1; pointer 9 8 1; motion 0 0 1; motion 0 0 0");
+}
+
+mod websocket {
+    use super::*;
+    use tungstenite::client::IntoClientRequest;
+    use tungstenite::protocol::frame::Frame;
+    use tungstenite::protocol::frame::coding::{Data, OpCode};
+    use tungstenite::{Message, WebSocket};
+
+    /// A browser's stream, by another's code.
+    struct Browser {
+        socket: WebSocket<UnixStream>,
+        heard: Vec<u8>,
+    }
+
+    impl Stage {
+        fn plug(&self) -> UnixStream {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            self.server.serve_websocket(theirs, "test".into()).unwrap();
+            ours
+        }
+
+        fn browse(&self) -> Browser {
+            let mut request = "ws://127.0.0.1:5700/websockify".into_client_request().unwrap();
+            request.headers_mut().insert("Sec-WebSocket-Protocol", "binary".parse().unwrap());
+            let (socket, answer) = tungstenite::client(request, self.plug()).unwrap();
+            assert_eq!(answer.headers()["Sec-WebSocket-Protocol"], "binary");
+            Browser { socket, heard: vec![] }
+        }
+    }
+
+    impl Read for Browser {
+        fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+            while self.heard.is_empty() {
+                match self.socket.read().map_err(std::io::Error::other)? {
+                    Message::Binary(bytes) => self.heard = bytes.to_vec(),
+                    Message::Close(_) => return Ok(0),
+                    other => panic!("{other:?}"),
+                }
+            }
+            let got = self.heard.as_slice().read(to)?;
+            self.heard.drain(..got);
+            Ok(got)
+        }
+    }
+
+    impl Write for Browser {
+        // In two frames, with a ping between them.
+        fn write(&mut self, from: &[u8]) -> std::io::Result<usize> {
+            let (a, b) = from.split_at(from.len() / 2);
+            let part =
+                |bytes: &[u8], code, fin| Message::Frame(Frame::message(bytes.to_vec(), OpCode::Data(code), fin));
+            for message in [part(a, Data::Binary, false), Message::Ping("?".into()), part(b, Data::Continue, true)] {
+                self.socket.send(message).map_err(std::io::Error::other)?;
+            }
+            match self.socket.read().map_err(std::io::Error::other)? {
+                Message::Pong(text) => assert_eq!(&text[..], b"?"),
+                // The server had something to say before it heard the ping.
+                Message::Binary(bytes) => {
+                    self.heard.extend_from_slice(&bytes);
+                    while !matches!(self.socket.read().map_err(std::io::Error::other)?, Message::Pong(_)) {}
+                }
+                other => panic!("{other:?}"),
+            }
+            Ok(from.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_browser_gets_in_with_the_password_and_sees_the_screen() {
+        use kiln_rfb::viewer::Viewer as Small;
+        let stage = Stage::new(Some("secret"));
+        assert!(Small::connect(stage.browse(), Some(&Password::new("wrong").unwrap())).is_err());
+        let mut viewer = Small::connect(stage.browse(), Some(&Password::new("secret").unwrap())).unwrap();
+        viewer.request(false).unwrap();
+        viewer.update().unwrap();
+        assert!(viewer.pixels() == stage.easel.0.lock().unwrap().pixels);
+        viewer.key(0x61, true).unwrap();
+        wait_until("the key has arrived", || stage.keys.0.lock().unwrap().len() == 1);
+        // It leaves as RFC 6455 has it: its status comes back.
+        let socket = &mut viewer.stream_mut().socket;
+        socket.close(None).unwrap();
+        while socket.read().is_ok() {}
+        drop(viewer);
+        stage.wait_for_quiet();
+        assert_eq!(stage.keys.0.lock().unwrap().join("; "), "key 0x61 true; key 0x61 false");
+    }
+
+    #[test]
+    fn what_is_no_websocket_is_told_so_and_closed() {
+        let stage = Stage::new(None);
+        for (request, status) in [
+            (&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], "426"),
+            (b"RFB 003.008\n\r\n\r\n", "400"),
+            (b"\x16\x03\x01\x02\x00", "400"),
+            (&[b'A'; 9000], "431"),
+            (
+                b"GET / HTTP/1.1\r\nOrigin: https://example.com\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+               Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                "403",
+            ),
+        ] {
+            let mut stream = stage.plug();
+            stream.write_all(request).unwrap();
+            let text = String::from_utf8(until_closed(&mut stream)).unwrap();
+            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{text}");
+        }
+        stage.wait_for_quiet();
+    }
+
+    #[test]
+    fn bad_frames_end_that_client_with_a_status() {
+        let stage = Stage::new(None);
+        for (bad, status) in [(&[0x82u8, 1, b'R'][..], 1002u16), (&[0x81, 0x81, 0, 0, 0, 0, b'R'], 1003)] {
+            let mut browser = stage.browse();
+            browser.socket.get_mut().write_all(bad).unwrap();
+            loop {
+                match browser.socket.read() {
+                    Ok(Message::Close(Some(frame))) => break assert_eq!(u16::from(frame.code), status),
+                    Ok(Message::Binary(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        // Cut in a frame, and gone.
+        stage.browse().socket.get_mut().write_all(&[0x82, 0xff, 0, 0]).unwrap();
+        stage.wait_for_quiet();
+    }
 }

@@ -70,7 +70,9 @@ fn pci(args: &Args) -> Result<Vec<PciDevice>, Box<dyn Error>> {
     }
     for (n, path) in args.disks.iter().enumerate() {
         let disk = Arc::new(Raw::open(path, Access::Write)?);
-        let kind = PciKind::Disk { disk, queues: u16::try_from(args.vcpus)?, serial: format!("disk{n}") };
+        let name = format!("disk{n}");
+        let queues = u16::try_from(args.vcpus)?;
+        let kind = PciKind::Disk(Drive { queues, serial: name.clone(), ..Drive::new(&name, disk) });
         devices.push(PciDevice { place: Place::root(3 + u8::try_from(n)?, 0), kind });
     }
     Ok(devices)

@@ -33,6 +33,15 @@ enum What {
         #[arg(long, default_value_t = 9)]
         rounds: usize,
     },
+    /// The VNC server beside QEMU's: bytes and CPU time of a menu walk, of scrolling, of a photograph
+    Vnc {
+        /// Runs of each; the median counts
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+        /// Only what has this in its name
+        #[arg(long, default_value = "")]
+        only: String,
+    },
 }
 
 const MARK: &str = "INIT-REACHED";
@@ -61,12 +70,16 @@ struct Sample {
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        match self.what {
+        match &self.what {
             What::Boot { runs } => {
                 setup::ensure(&["qemu-system-x86"])?;
-                boot(runs)
+                boot(*runs)
             }
-            What::Image { rounds } => crate::bench_image::run(rounds),
+            What::Vnc { runs, only } => {
+                setup::ensure(&["qemu-system-x86"])?;
+                crate::bench_vnc::run(*runs, only)
+            }
+            What::Image { rounds } => crate::bench_image::run(*rounds),
         }
     }
 }

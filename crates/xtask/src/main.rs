@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_image;
+mod bench_vnc;
 mod clients;
 mod demo;
 mod e2e;

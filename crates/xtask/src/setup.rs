@@ -10,11 +10,15 @@ pub const FOR_TESTS: &[&str] = &[
     "qemu-system-x86",
     "qemu-utils",
     "acpica-tools",
+    "chromium",
+    "gvncviewer",
     "libvirt-clients",
     "libxml2-utils",
     "python3-venv",
+    "socat",
     "strace",
     "tigervnc-viewer",
+    "xdotool",
     "xvfb",
 ];
 

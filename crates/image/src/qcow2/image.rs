@@ -84,6 +84,14 @@ pub fn read_header(storage: &dyn Storage) -> Result<Header, Error> {
     Header::decode(&first).map_err(told)
 }
 
+// An image that is marked as corrupt is not written to.
+pub(crate) fn refuse_corrupt(header: &Header, name: &str) -> Result<(), Error> {
+    if header.incompatible & incompatible::CORRUPT == 0 {
+        return Ok(());
+    }
+    Err(Error::Damaged { name: name.into(), what: "it is marked as corrupt, and can only be read".into() })
+}
+
 impl Qcow2 {
     /// Opens an image whose header is `header`.
     ///
@@ -91,8 +99,8 @@ impl Qcow2 {
     /// When its tables can't be read, or it can't be opened in this way.
     pub fn open(storage: Arc<dyn Storage>, header: Header, options: Options) -> Result<Self, Error> {
         let name = storage.name().to_owned();
-        if !options.read_only && !options.even_corrupt && header.incompatible & incompatible::CORRUPT != 0 {
-            return Err(Error::Damaged { name, what: "it is marked as corrupt, and can only be read".into() });
+        if !options.read_only && !options.even_corrupt {
+            refuse_corrupt(&header, &name)?;
         }
         let mut notes = Vec::new();
         let header = if !options.read_only && header.incompatible & incompatible::DIRTY != 0 {

@@ -1,5 +1,7 @@
 //! Encodings of a rectangle's pixels (RFC 6143, 7.7).
 
+pub(crate) mod bands;
+mod hextile;
 mod raw;
 pub mod zrle;
 
@@ -31,6 +33,8 @@ impl<'a> Pixels<'a> {
 pub enum Encoder {
     /// 7.7.1
     Raw,
+    /// 7.7.4
+    Hextile,
     /// 7.7.6
     Zrle(Box<Zrle>),
 }
@@ -39,7 +43,8 @@ impl Encoder {
     /// The first of the client's encodings that is offered, Raw if there is none. A compressor that exists is kept:
     /// its stream goes on even if the client used another encoding in between.
     pub fn choose(wanted: &[i32], zrle: &mut Option<Box<Zrle>>) -> Self {
-        match wanted.iter().find(|e| [encoding::RAW, encoding::ZRLE].contains(e)) {
+        match wanted.iter().find(|e| [encoding::RAW, encoding::HEXTILE, encoding::ZRLE].contains(e)) {
+            Some(&encoding::HEXTILE) => Encoder::Hextile,
             Some(&encoding::ZRLE) => Encoder::Zrle(zrle.take().unwrap_or_default()),
             _ => Encoder::Raw,
         }
@@ -49,6 +54,7 @@ impl Encoder {
     pub fn number(&self) -> i32 {
         match self {
             Encoder::Raw => encoding::RAW,
+            Encoder::Hextile => encoding::HEXTILE,
             Encoder::Zrle(_) => encoding::ZRLE,
         }
     }
@@ -57,6 +63,7 @@ impl Encoder {
     pub fn encode(&mut self, from: Pixels<'_>, area: Rect, format: &PixelFormat, to: &mut Vec<u8>) {
         match self {
             Encoder::Raw => raw::encode(from, area, format, to),
+            Encoder::Hextile => hextile::encode(from, area, format, to),
             Encoder::Zrle(zrle) => zrle.encode(from, area, format, to),
         }
     }

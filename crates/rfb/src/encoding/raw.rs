@@ -7,11 +7,7 @@ use crate::region::Rect;
 pub(super) fn encode(from: Pixels<'_>, area: Rect, format: &PixelFormat, to: &mut Vec<u8>) {
     to.reserve(area.w as usize * area.h as usize * format.bytes());
     for row in from.rows(area) {
-        if *format == PixelFormat::NATIVE {
-            row.iter().for_each(|pixel| to.extend_from_slice(&(pixel & 0x00ff_ffff).to_le_bytes()));
-        } else {
-            row.iter().for_each(|pixel| format.put(*pixel, to));
-        }
+        format.put_all(row, to);
     }
 }
 

@@ -21,7 +21,8 @@ pub struct Zrle {
 
 impl Default for Zrle {
     fn default() -> Self {
-        Self { stream: Compress::new(Compression::fast(), true), plain: Vec::new(), tile: Vec::new() }
+        // One level less makes a photograph a tenth longer, and saves a fifth of the time.
+        Self { stream: Compress::new(Compression::best(), true), plain: Vec::new(), tile: Vec::new() }
     }
 }
 
@@ -121,7 +122,7 @@ fn tile(tile: &[u32], width: usize, format: &PixelFormat, to: &mut Vec<u8>) {
         }
     } else {
         to.push(0);
-        tile.iter().for_each(|p| format.put_compact(*p, to));
+        format.put_all_compact(tile, to);
     }
 }
 
@@ -167,7 +168,6 @@ fn put_length(length: usize, to: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flate2::{Decompress, FlushDecompress};
 
     fn plain(pixels: &[u32], width: usize) -> Vec<u8> {
         let mut to = Vec::new();
@@ -223,70 +223,11 @@ mod tests {
         assert_eq!((coded[0], coded.len()), (0, 1 + 3 * 4096));
     }
 
-    /// A decoder, as a client has it.
-    fn decode(coded: &[u8], area: Rect) -> Vec<u32> {
-        let mut at = 0;
-        let mut out = vec![0; (area.w * area.h) as usize];
-        let mut take = |n: usize| {
-            at += n;
-            &coded[at - n..at]
-        };
-        for ty in (0..area.h).step_by(64) {
-            for tx in (0..area.w).step_by(64) {
-                let (w, h) = (64.min(area.w - tx), 64.min(area.h - ty));
-                let count = (w * h) as usize;
-                let mut tile = Vec::new();
-                let kind = usize::from(take(1)[0]);
-                let pixel = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], 0]);
-                let palette: Vec<u32> = (0..kind & 127).map(|_| pixel(take(3))).collect();
-                while tile.len() < count {
-                    match kind {
-                        0 => tile.push(pixel(take(3))),
-                        1 => tile.resize(count, palette[0]),
-                        2..=16 => {
-                            let bits = bits(kind);
-                            for row in 0..h as usize {
-                                let bytes = take((w as usize * bits).div_ceil(8)).to_vec();
-                                for x in 0..w as usize {
-                                    let byte = bytes[x * bits / 8] as usize;
-                                    let index = byte >> (8 - bits - x * bits % 8) & ((1 << bits) - 1);
-                                    tile.push(palette[index]);
-                                }
-                                assert_eq!(tile.len(), (row + 1) * w as usize);
-                            }
-                        }
-                        _ => {
-                            let (colour, run) = if kind == 128 {
-                                (pixel(take(3)), true)
-                            } else {
-                                let b = take(1)[0];
-                                (palette[usize::from(b & 127)], b & 128 != 0)
-                            };
-                            let mut length = 1;
-                            let mut last = if run { 255 } else { 0 };
-                            while last == 255 {
-                                last = take(1)[0];
-                                length += usize::from(last);
-                            }
-                            tile.resize(tile.len() + length, colour);
-                        }
-                    }
-                }
-                for y in 0..h {
-                    let row = &tile[(y * w) as usize..][..w as usize];
-                    out[((ty + y) * area.w + tx) as usize..][..w as usize].copy_from_slice(row);
-                }
-            }
-        }
-        assert_eq!(at, coded.len(), "bytes left over");
-        out
-    }
-
     #[test]
     fn a_client_decodes_rectangles_of_every_kind_through_one_stream() {
         let (width, height) = (200usize, 150usize);
         let mut zrle = Zrle::default();
-        let mut inflate = Decompress::new(true);
+        let mut client = crate::viewer::decode::Zrle::default();
         let mut seed = 1u32;
         let mut random = move |n: u32| {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -303,12 +244,12 @@ mod tests {
             let area = Rect { x: random(50), y: random(50), w: 1 + random(150), h: 1 + random(100) };
             let mut wire = Vec::new();
             zrle.encode(from, area, &PixelFormat::NATIVE, &mut wire);
-            let length = u32::from_be_bytes(wire[..4].try_into().unwrap()) as usize;
-            assert_eq!(length, wire.len() - 4);
-            let mut coded = Vec::with_capacity(4 << 20);
-            inflate.decompress_vec(&wire[4..], &mut coded, FlushDecompress::Sync).unwrap();
+            let mut seen = vec![0; (area.w * area.h) as usize];
+            let mut rest = &wire[..];
+            client.decode(&mut rest, Rect { x: 0, y: 0, ..area }, &mut seen, area.w as usize).unwrap();
+            assert!(rest.is_empty());
             let want: Vec<u32> = from.rows(area).flatten().copied().collect();
-            assert!(decode(&coded, area) == want, "{colours} colours");
+            assert!(seen == want, "{colours} colours");
         }
     }
 }

@@ -3,9 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use kiln_image::BlockDevice;
-
 use crate::pci::Place;
+use crate::virtio::blk::Drive;
 use crate::virtio::net::{Mac, Network};
 
 /// A device in its place. Root ports come before what is behind them.
@@ -26,14 +25,7 @@ pub enum PciKind {
         multifunction: bool,
     },
     /// A virtio disk.
-    Disk {
-        /// What is behind it.
-        disk: Arc<dyn BlockDevice>,
-        /// Queues, 1 to 64.
-        queues: u16,
-        /// Serial number; the guest sees 20 bytes of it.
-        serial: String,
-    },
+    Disk(Drive),
     /// A virtio network card.
     Net {
         /// What it is plugged into.
@@ -64,7 +56,7 @@ impl std::fmt::Debug for PciDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind = match self.kind {
             PciKind::RootPort { .. } => "root port",
-            PciKind::Disk { .. } => "disk",
+            PciKind::Disk(_) => "disk",
             PciKind::Net { .. } => "network card",
             PciKind::Rng => "rng",
             PciKind::Console { .. } => "console",

@@ -37,7 +37,7 @@ use crate::display::Display;
 use crate::legacy::i8042::KeyboardController;
 use crate::legacy::serial::Serial;
 use crate::memory::{GuestRam, RamError, slots::SlotError};
-use crate::pci::PlugError;
+use crate::pci::{Place, PlugError};
 use crew::Crew;
 
 /// Why a machine can't be made, started, saved or restored.
@@ -204,6 +204,11 @@ impl Machine {
     /// Presses the power button; what follows is the guest's.
     pub fn press_power_button(&self) {
         self.board.pm.press_power_button();
+    }
+
+    /// Tells the driver of the device at a place that what it shows has changed, e.g. its disk's length.
+    pub fn announce(&self, place: Place) {
+        self.board.pci.announce(place);
     }
 
     /// The serial port COM`number + 1`.

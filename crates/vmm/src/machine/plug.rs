@@ -99,7 +99,7 @@ fn make(device: &PciDevice, socket: &Socket, plugged: &mut Plugged) -> Result<Ar
             plugged.cards.push(Socketed { net, function: function.clone() });
             return Ok(function);
         }
-        PciKind::Disk { disk, queues, serial } => Blk::new(disk.clone(), *queues, serial),
+        PciKind::Disk(drive) => Blk::new(drive.clone()),
         PciKind::Rng => Rng::new(),
         PciKind::Console { input, output, columns, rows } => {
             let ends = Endpoints { input: input.try_clone()?, output: output.try_clone()? };

@@ -43,6 +43,8 @@ pub trait PciFunction: Device {
     fn forwarding(&self) -> Option<super::bridge::Forwarding> {
         None
     }
+    /// What the function shows of its backend has changed: its driver is told to look.
+    fn announce(&self) {}
     /// A bridge learns whether there is something behind it.
     fn set_occupied(&self, _occupied: bool) {}
 }

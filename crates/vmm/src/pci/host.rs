@@ -191,6 +191,12 @@ impl PciHost {
         Ok(())
     }
 
+    /// Tells the driver of the function at a place that what it shows has changed. Says whether there is one.
+    pub fn announce(&self, place: Place) -> bool {
+        let function = self.functions.read().get(&place).cloned();
+        function.inspect(|function| function.announce()).is_some()
+    }
+
     /// Takes a function out, from which on it decodes nothing, and ends its work. Says whether there was one.
     pub fn unplug_function(&self, place: Place) -> bool {
         let (function, port) = {

@@ -16,7 +16,7 @@ use crate::memory::GuestRam;
 use crate::pci::intx::Pin;
 use crate::pci::root_port::{self, RootPort};
 use crate::pci::{Bdf, PciHost, Place, PortPlace, Surroundings};
-use crate::virtio::blk::Blk;
+use crate::virtio::blk::{Blk, Drive};
 use crate::virtio::{Resources, VirtioPci};
 
 /// A register block that reads 0x5a and remembers what is written.
@@ -120,7 +120,7 @@ impl Board {
             doorbells: Arc::new(NoDoorbells),
             queue_numbers: Arc::default(),
         };
-        let blk = Blk::new(MemoryDisk::new(0x1_0000, false), 2, "fuzz");
+        let blk = Blk::new(Drive { queues: 2, ..Drive::new("fuzz", MemoryDisk::new(0x1_0000, false)) });
         self.host.plug(place, VirtioPci::new(place, blk, resources).unwrap()).unwrap();
         self
     }

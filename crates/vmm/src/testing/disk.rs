@@ -13,6 +13,16 @@ pub struct MemoryDisk {
     read_only: bool,
     /// While set, reads and writes fail.
     pub failing: AtomicBool,
+    /// What fails, fails for want of space.
+    pub full: AtomicBool,
+    /// Number of discards so far.
+    pub discards: AtomicUsize,
+    /// Number of times that zeros were written and the space kept.
+    pub zeroes_kept: AtomicUsize,
+    /// Number of times that zeros were written and the space might be freed.
+    pub zeroes_freed: AtomicUsize,
+    /// Writes that succeed before everything fails.
+    good: AtomicUsize,
     /// Number of writes so far.
     pub writes: AtomicUsize,
     /// Number of flushes so far.
@@ -30,6 +40,11 @@ impl MemoryDisk {
             len: AtomicU64::new(len as u64),
             read_only,
             failing: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            discards: AtomicUsize::new(0),
+            zeroes_kept: AtomicUsize::new(0),
+            zeroes_freed: AtomicUsize::new(0),
+            good: AtomicUsize::new(usize::MAX),
             writes: AtomicUsize::new(0),
             flushes: AtomicUsize::new(0),
             held: Mutex::new(false),
@@ -49,6 +64,11 @@ impl MemoryDisk {
         self.len.store(len as u64, Ordering::Release);
     }
 
+    /// So many writes succeed, then everything fails until `failing` is cleared.
+    pub fn fail_after_writes(&self, count: usize) {
+        self.good.store(count, Ordering::Release);
+    }
+
     /// From now on requests wait inside, or no longer.
     pub fn hold(&self, held: bool) {
         *self.held.lock() = held;
@@ -60,6 +80,10 @@ impl MemoryDisk {
         self.waiting.load(Ordering::Acquire)
     }
 
+    fn clear(&self, offset: u64, len: u64) {
+        self.bytes.lock().iter_mut().skip(offset as usize).take(len as usize).for_each(|byte| *byte = 0);
+    }
+
     fn enter(&self, operation: Operation, offset: u64) -> Result<(), Error> {
         let mut held = self.held.lock();
         self.waiting.fetch_add(1, Ordering::AcqRel);
@@ -67,8 +91,17 @@ impl MemoryDisk {
             self.let_go.wait(&mut held);
         }
         self.waiting.fetch_sub(1, Ordering::AcqRel);
+        if operation == Operation::Write {
+            let less = |left: usize| if left == usize::MAX { None } else { left.checked_sub(1) };
+            let before = self.good.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+            if before == Err(0) {
+                self.good.store(usize::MAX, Ordering::Release);
+                self.failing.store(true, Ordering::Release);
+            }
+        }
         if self.failing.load(Ordering::Acquire) {
-            let source = io::ErrorKind::Other.into();
+            let full = self.full.load(Ordering::Acquire);
+            let source = if full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other }.into();
             return Err(Error::Io { name: "memory".into(), operation, offset, source });
         }
         Ok(())
@@ -116,12 +149,17 @@ impl BlockDevice for MemoryDisk {
     }
 
     fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
-        self.write_zeroes(offset, len, true)
+        self.enter(Operation::Discard, offset)?;
+        self.discards.fetch_add(1, Ordering::AcqRel);
+        self.clear(offset, len);
+        Ok(())
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, _unmap: bool) -> Result<(), Error> {
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {
         self.enter(Operation::WriteZeroes, offset)?;
-        self.bytes.lock().iter_mut().skip(offset as usize).take(len as usize).for_each(|byte| *byte = 0);
+        let count = if unmap { &self.zeroes_freed } else { &self.zeroes_kept };
+        count.fetch_add(1, Ordering::AcqRel);
+        self.clear(offset, len);
         Ok(())
     }
 }

@@ -43,6 +43,9 @@ pub enum Outcome {
     Writable(Arc<OwnedFd>),
     /// It can't be finished any more: the backend has ended. The ring rests.
     Ended,
+    /// It can't be finished before the machine was paused: it comes again when the machine goes on. Whoever pauses it
+    /// was told. The ring rests.
+    Stopped,
     /// It wasn't needed after all and stays in the ring, for what comes next.
     Kept,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::bits::*;
-use super::blk::Blk;
+use super::blk::{Blk, Drive};
 use super::device::{Need, Outcome, QueueHandler, VirtioDevice};
 use super::net::{Card, Net, Offload};
 use super::ring::{Addresses, Gathered, Progress, Ring};
@@ -82,7 +82,7 @@ fn write_requests(memory: &GuestRam, at: &Addresses, input: &mut Input<'_>) {
 fn device(choice: u8) -> Arc<dyn VirtioDevice> {
     match choice % 6 {
         0 => Rng::new(),
-        1 => Blk::new(MemoryDisk::new(0x8000, true), 1, "read-only"),
+        1 => Blk::new(Drive::new("read-only", MemoryDisk::new(0x8000, true))),
         2 | 3 => {
             let cable = Cable::new();
             for len in [0, 60, 700, 5000, 1, 65_534, 300] {
@@ -90,7 +90,7 @@ fn device(choice: u8) -> Arc<dyn VirtioDevice> {
             }
             Arc::new(Card(Net::new(cable, [2; 6], 1500)))
         }
-        _ => Blk::new(MemoryDisk::new(0x8000, false), 1, "disk"),
+        _ => Blk::new(Drive::new("disk", MemoryDisk::new(0x8000, false))),
     }
 }
 

@@ -45,6 +45,8 @@ enum Wait {
     Kick,
     Readable(Arc<OwnedFd>),
     Writable(Arc<OwnedFd>),
+    /// For nothing but the pause.
+    Pause,
 }
 
 impl Worker {
@@ -126,6 +128,7 @@ impl Parts {
                     Outcome::Readable(fd) => Wait::Readable(fd),
                     Outcome::Writable(fd) => Wait::Writable(fd),
                     Outcome::Ended => Wait::Kick,
+                    Outcome::Stopped => Wait::Pause,
                 };
                 self.ring.put_back(heads.count());
                 return Ok(wait);
@@ -142,11 +145,13 @@ impl Parts {
     fn wait(&self, stop: &Stop, wait: &Wait) {
         let mut fds = vec![PollFd::from_borrowed_fd(borrow(&stop.event), PollFlags::IN)];
         match wait {
-            Wait::Kick => {}
+            Wait::Kick | Wait::Pause => {}
             Wait::Readable(fd) => fds.push(PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)),
             Wait::Writable(fd) => fds.push(PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::OUT)),
         }
-        fds.push(PollFd::from_borrowed_fd(borrow(&self.kick), PollFlags::IN));
+        if !matches!(wait, Wait::Pause) {
+            fds.push(PollFd::from_borrowed_fd(borrow(&self.kick), PollFlags::IN));
+        }
         // A failed poll (a signal) is as good as a wake-up: whoever wakes looks at everything.
         let _ = poll(&mut fds, None);
         let _ = self.kick.read();

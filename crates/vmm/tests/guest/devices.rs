@@ -50,7 +50,7 @@ fn furnished(append: &'static str) -> Furnished {
     config.pci = vec![
         port(0),
         port(1),
-        PciDevice { place: Place::behind(2, 0, 0), kind: PciKind::Disk { disk, queues: 4, serial: "KILN-1".into() } },
+        PciDevice { place: Place::behind(2, 0, 0), kind: PciKind::Disk(drive(disk, 4, "KILN-1")) },
         PciDevice { place: Place::root(5, 0), kind: PciKind::Console { input, output, columns: 90, rows: 30 } },
         PciDevice { place: Place::root(6, 0), kind: PciKind::Rng },
     ];
@@ -137,7 +137,7 @@ fn a_disk_is_plugged_into_an_empty_port_and_pulled_out_again() {
     let place = Place::behind(2, 1, 0);
     let board = guest.machine().board();
     let (_folder, path, disk) = image("second.img");
-    let kind = PciKind::Disk { disk, queues: 1, serial: "KILN-2".into() };
+    let kind = PciKind::Disk(drive(disk, 1, "KILN-2"));
     board.plug(&PciDevice { place, kind }).unwrap();
     guest.types("until [ -e /sys/block/vdb/serial ]; do sleep 0.1; done; cat /sys/block/vdb/serial");
     guest.sees("\nKILN-2");

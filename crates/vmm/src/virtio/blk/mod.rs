@@ -4,11 +4,14 @@
 //! takes several queues.
 
 pub mod bits;
+mod drive;
 mod request;
 
 use std::sync::Arc;
 
-use kiln_image::{BlockDevice, SECTOR};
+use kiln_image::SECTOR;
+
+pub use self::drive::{Consequence, DetectZeroes, DiskError, Drive, OnError, Witness};
 
 use self::bits::*;
 use self::request::{MAX_SECTORS, MAX_SEGMENTS, Server};
@@ -23,19 +26,20 @@ const MOST_QUEUES: u16 = 64;
 
 /// A disk as a guest sees it.
 pub struct Blk {
-    disk: Arc<dyn BlockDevice>,
+    drive: Arc<Drive>,
     serial: [u8; ID_LEN],
     queues: u16,
 }
 
 impl Blk {
-    /// A block device on `disk` with 1 to 64 queues. Of `serial` the first 20 bytes are shown.
-    pub fn new(disk: Arc<dyn BlockDevice>, queues: u16, serial: &str) -> Arc<Self> {
-        let mut padded = [0; ID_LEN];
-        for (byte, given) in padded.iter_mut().zip(serial.bytes()) {
+    /// A block device for a drive.
+    pub fn new(drive: Drive) -> Arc<Self> {
+        let mut serial = [0; ID_LEN];
+        for (byte, given) in serial.iter_mut().zip(drive.serial.bytes()) {
             *byte = given;
         }
-        Arc::new(Self { disk, serial: padded, queues: queues.clamp(1, MOST_QUEUES) })
+        let queues = drive.queues.clamp(1, MOST_QUEUES);
+        Arc::new(Self { drive: Arc::new(drive), serial, queues })
     }
 
     fn config(&self) -> [u8; CONFIG_LEN] {
@@ -45,10 +49,10 @@ impl Blk {
                 *byte = *value;
             }
         };
-        let geometry = self.disk.geometry();
+        let geometry = self.drive.disk.geometry();
         let (logical, physical) = (geometry.logical_block, geometry.physical_block.max(geometry.logical_block));
         let blocks = (physical / logical.max(1)).max(1);
-        set(CONFIG_CAPACITY, &(self.disk.len() / SECTOR).to_le_bytes());
+        set(CONFIG_CAPACITY, &(self.drive.disk.len() / SECTOR).to_le_bytes());
         set(CONFIG_SEG_MAX, &SEG_MAX.to_le_bytes());
         set(CONFIG_BLOCK_SIZE, &logical.to_le_bytes());
         set(CONFIG_PHYSICAL_BLOCK_EXPONENT, &[blocks.ilog2() as u8]);
@@ -71,10 +75,12 @@ impl VirtioDevice for Blk {
     }
 
     fn features(&self) -> u64 {
-        let always = FEATURE_SEG_MAX | FEATURE_BLOCK_SIZE | FEATURE_FLUSH | FEATURE_TOPOLOGY;
+        let always = FEATURE_SEG_MAX | FEATURE_BLOCK_SIZE | FEATURE_TOPOLOGY;
         let several = if self.queues > 1 { FEATURE_MULTI_QUEUE } else { 0 };
-        let writing = if self.disk.is_read_only() { FEATURE_READ_ONLY } else { FEATURE_DISCARD | FEATURE_WRITE_ZEROES };
-        always | several | writing
+        // A driver that is offered no flush knows that there is no cache to flush (5.2.6.2).
+        let cache = if self.drive.write_cache { FEATURE_FLUSH } else { 0 };
+        let writing = FEATURE_DISCARD | FEATURE_WRITE_ZEROES;
+        always | several | cache | if self.drive.disk.is_read_only() { FEATURE_READ_ONLY } else { writing }
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
@@ -89,12 +95,12 @@ impl VirtioDevice for Blk {
 
     fn handler(&self, _queue: u16, features: u64) -> Box<dyn QueueHandler> {
         let write_through = features & FEATURE_FLUSH == 0;
-        Box::new(Handler { disk: self.disk.clone(), serial: self.serial, write_through, buffer: Vec::new() })
+        Box::new(Handler { drive: self.drive.clone(), serial: self.serial, write_through, buffer: Vec::new() })
     }
 }
 
 struct Handler {
-    disk: Arc<dyn BlockDevice>,
+    drive: Arc<Drive>,
     serial: [u8; ID_LEN],
     write_through: bool,
     buffer: Vec<u8>,
@@ -103,12 +109,12 @@ struct Handler {
 impl QueueHandler for Handler {
     fn handle(&mut self, chain: &mut Chain<'_>) -> Result<Outcome, Broken> {
         let mut server = Server {
-            disk: self.disk.as_ref(),
+            drive: &self.drive,
             serial: &self.serial,
             write_through: self.write_through,
             buffer: &mut self.buffer,
         };
-        server.serve(chain).map(Outcome::Done)
+        server.serve(chain)
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! Data passes through a buffer of bounded size, so no reference to guest memory ever reaches a backend.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 
-use kiln_image::{BlockDevice, SECTOR};
+use kiln_image::{Error, Operation, SECTOR};
 
 use super::bits::*;
-use crate::virtio::{Broken, Chain, Segments};
+use super::drive::{Consequence, Drive};
+use crate::virtio::{Broken, Chain, Outcome, Segments};
 
 /// Most data in flight at once per queue, in bytes; larger requests go in several steps.
 const BUFFER: usize = 1 << 20;
@@ -16,19 +17,24 @@ pub(super) const MAX_SECTORS: u32 = 1 << 21;
 /// Most segments in one discard or zero request.
 pub(super) const MAX_SEGMENTS: u32 = 32;
 
-/// Why a request isn't done; each is a status of the standard.
+/// Why a request isn't done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
+    /// The guest is told so.
     IoError,
+    /// The guest is told so.
     Unsupported,
+    /// The guest isn't told: it is done again when the machine goes on.
+    Stopped,
 }
 
-impl Refusal {
-    fn status(self) -> u8 {
-        match self {
-            Refusal::IoError => STATUS_IO_ERROR,
-            Refusal::Unsupported => STATUS_UNSUPPORTED,
-        }
+// What the host has done, by the drive's policy for what it has failed.
+fn judge(drive: &Drive, operation: Operation, outcome: Result<(), Error>) -> Result<(), Refusal> {
+    let Err(error) = outcome else { return Ok(()) };
+    match drive.failed(operation, &error) {
+        Consequence::Reported => Err(Refusal::IoError),
+        Consequence::Stopped => Err(Refusal::Stopped),
+        Consequence::Ignored => Ok(()),
     }
 }
 
@@ -37,24 +43,19 @@ type Served = Result<Result<u64, Refusal>, Broken>;
 
 /// What serves requests.
 pub(super) struct Server<'a> {
-    pub(super) disk: &'a dyn BlockDevice,
+    pub(super) drive: &'a Drive,
     pub(super) serial: &'a [u8; ID_LEN],
     /// The driver knows no flush, so each write is made durable (5.2.6.2).
     pub(super) write_through: bool,
     pub(super) buffer: &'a mut Vec<u8>,
 }
 
-fn refused(error: &kiln_image::Error) -> Refusal {
-    log::warn!("a disk request failed: {}", crate::virtio::blk::chain_of(error));
-    Refusal::IoError
-}
-
 impl Server<'_> {
-    /// Serves a request whole. Returns the length for the used ring.
+    /// Serves a request whole, or leaves it for later when the machine is to be paused.
     ///
     /// # Errors
     /// When header or status have no room: that request can't be answered.
-    pub(super) fn serve(&mut self, chain: &mut Chain<'_>) -> Result<u32, Broken> {
+    pub(super) fn serve(&mut self, chain: &mut Chain<'_>) -> Result<Outcome, Broken> {
         let mut status = chain.writable.split_end(1)?;
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = chain.readable.read_array::<16>()?;
         let offset = u64::from_le_bytes(sector).checked_mul(SECTOR);
@@ -68,18 +69,20 @@ impl Server<'_> {
         };
         let (code, written) = match outcome {
             Ok(written) => (STATUS_OK, written),
-            Err(refusal) => (refusal.status(), 0),
+            Err(Refusal::IoError) => (STATUS_IO_ERROR, 0),
+            Err(Refusal::Unsupported) => (STATUS_UNSUPPORTED, 0),
+            Err(Refusal::Stopped) => return Ok(Outcome::Stopped),
         };
         status.write(&[code])?;
         // A chain is shorter than 4 GiB, so this only saturates where nothing was lost.
-        Ok(u32::try_from(written + 1).unwrap_or(u32::MAX))
+        Ok(Outcome::Done(u32::try_from(written + 1).unwrap_or(u32::MAX)))
     }
 
     // Whole sectors within the disk, or an I/O error.
     fn range(&self, offset: Option<u64>, len: u64) -> Result<u64, Refusal> {
         let start = offset.ok_or(Refusal::IoError)?;
         let end = start.checked_add(len).ok_or(Refusal::IoError)?;
-        if len.is_multiple_of(SECTOR) && end <= self.disk.len() { Ok(start) } else { Err(Refusal::IoError) }
+        if len.is_multiple_of(SECTOR) && end <= self.drive.disk.len() { Ok(start) } else { Err(Refusal::IoError) }
     }
 
     fn read(&mut self, data: &mut Segments<'_>, offset: Option<u64>) -> Served {
@@ -90,8 +93,13 @@ impl Server<'_> {
         };
         while !data.is_empty() {
             let buffer = sized(self.buffer, data.len());
-            if let Err(error) = self.disk.read_at(&mut [IoSliceMut::new(buffer)], at) {
-                return Ok(Err(refused(&error)));
+            let read = self.drive.disk.read_at(&mut [IoSliceMut::new(buffer)], at);
+            if read.is_err() {
+                // What an earlier request has left there is not this one's.
+                buffer.fill(0);
+            }
+            if let Err(refusal) = judge(self.drive, Operation::Read, read) {
+                return Ok(Err(refusal));
             }
             at += data.write(buffer)? as u64;
         }
@@ -99,7 +107,7 @@ impl Server<'_> {
     }
 
     fn write(&mut self, data: &mut Segments<'_>, offset: Option<u64>) -> Served {
-        if self.disk.is_read_only() {
+        if self.drive.disk.is_read_only() {
             return Ok(Err(Refusal::IoError));
         }
         let mut at = match self.range(offset, data.len()) {
@@ -109,8 +117,9 @@ impl Server<'_> {
         while !data.is_empty() {
             let buffer = sized(self.buffer, data.len());
             let len = data.read(buffer)?;
-            if let Err(error) = self.disk.write_at(&[IoSlice::new(buffer)], at) {
-                return Ok(Err(refused(&error)));
+            let written = self.drive.write(buffer, at);
+            if let Err(refusal) = judge(self.drive, Operation::Write, written) {
+                return Ok(Err(refusal));
             }
             at += len as u64;
         }
@@ -122,12 +131,13 @@ impl Server<'_> {
     }
 
     fn flush(&self) -> Result<u64, Refusal> {
-        self.disk.flush().map(|()| 0).map_err(|error| refused(&error))
+        judge(self.drive, Operation::Flush, self.drive.flush()).map(|()| 0)
     }
 
     fn segments(&mut self, data: &mut Segments<'_>, kind: u32) -> Served {
         let count = data.len() / 16;
-        if self.disk.is_read_only() || count == 0 || !data.len().is_multiple_of(16) || count > MAX_SEGMENTS.into() {
+        if self.drive.disk.is_read_only() || count == 0 || !data.len().is_multiple_of(16) || count > MAX_SEGMENTS.into()
+        {
             return Ok(Err(Refusal::IoError));
         }
         // All are looked at before the first is done.
@@ -141,11 +151,11 @@ impl Server<'_> {
         }
         for (offset, len, unmap) in ranges {
             let outcome = match kind {
-                REQUEST_DISCARD => self.disk.discard(offset, len),
-                _ => self.disk.write_zeroes(offset, len, unmap),
+                REQUEST_DISCARD => judge(self.drive, Operation::Discard, self.drive.discard(offset, len)),
+                _ => judge(self.drive, Operation::WriteZeroes, self.drive.write_zeroes(offset, len, unmap)),
             };
-            if let Err(error) = outcome {
-                return Ok(Err(refused(&error)));
+            if let Err(refusal) = outcome {
+                return Ok(Err(refusal));
             }
         }
         Ok(self.settle())

@@ -8,13 +8,19 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::device::Device;
 use crate::testing::{DATA, Driver, MemoryDisk, Piece};
 use crate::virtio::bits::*;
-use crate::virtio::blk::Blk;
 use crate::virtio::blk::bits::*;
+use crate::virtio::blk::{Blk, Consequence, DetectZeroes, DiskError, Drive, OnError};
 
 const SIZE: usize = 8 << 20;
 
+fn drive(disk: &Arc<MemoryDisk>, queues: u16) -> Drive {
+    let serial = "kiln-disk-0123456789abc".into();
+    // What a failing host is answered with is tried where it says so.
+    Drive { queues, serial, on_write_error: OnError::Report, ..Drive::new("vda", disk.clone()) }
+}
+
 fn driver(disk: &Arc<MemoryDisk>, queues: u16) -> Driver {
-    Driver::new(Blk::new(disk.clone(), queues, "kiln-disk-0123456789abc"))
+    Driver::new(Blk::new(drive(disk, queues)))
 }
 
 /// Where request `slot` has header, data and status.
@@ -165,7 +171,7 @@ fn segments(driver: &mut Driver, kind: u32, segments: &[(u64, u32, u32)]) -> u8 
 #[test]
 fn discard_and_write_zeroes_clear_their_segments_and_check_all_first() {
     let disk = MemoryDisk::new(SIZE, false);
-    let mut driver = driver(&disk, 1);
+    let mut driver = Driver::new(Blk::new(Drive { unmap: true, ..drive(&disk, 1) }));
     driver.start(FEATURE_FLUSH | FEATURE_DISCARD | FEATURE_WRITE_ZEROES, 1, 16);
     driver.put(slot(0).1, &[7; 0x2000]);
     assert_eq!(request(&mut driver, REQUEST_OUT, 0, 0x2000), STATUS_OK);
@@ -343,7 +349,7 @@ fn a_restored_device_goes_on_in_the_middle_and_does_each_request_once() {
     let saved: crate::device::Saved = serde_json::from_str(&serde_json::to_string(&saved).unwrap()).unwrap();
     let written = disk.writes.load(Ordering::Acquire);
 
-    let mut second = Driver::on(first.memory.clone(), Blk::new(disk.clone(), 2, "kiln-disk-0123456789abc"));
+    let mut second = Driver::on(first.memory.clone(), Blk::new(drive(&disk, 2)));
     second.take_over(&first);
     first.device.unplug();
     drop(first);
@@ -409,7 +415,7 @@ fn a_reset_while_paused_leaves_the_device_paused_and_new() {
 #[test]
 fn an_idle_worker_sleeps() {
     let disk = MemoryDisk::new(SIZE, false);
-    let mut driver = Driver::numbered(Blk::new(disk.clone(), 1, ""), 888);
+    let mut driver = Driver::numbered(Blk::new(drive(&disk, 1)), 888);
     driver.start(FEATURE_FLUSH, 1, 16);
     assert_eq!(request(&mut driver, REQUEST_OUT, 0, 512), STATUS_OK);
     let switches = || {
@@ -427,4 +433,125 @@ fn an_idle_worker_sleeps() {
     // The time in which a worker that polls would have shown it.
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert_eq!(switches(), before);
+}
+
+fn told(drive: Drive) -> (Drive, Arc<parking_lot::Mutex<Vec<DiskError>>>) {
+    let all = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let theirs = all.clone();
+    (Drive { witness: Arc::new(move |error| theirs.lock().push(error)), ..drive }, all)
+}
+
+#[test]
+fn a_failing_host_is_answered_as_the_policy_says() {
+    use OnError::*;
+    let cases = [(Report, false, true), (Ignore, false, false), (StopWithoutSpace, false, true), (Report, true, true)];
+    for (policy, full, is_told) in cases {
+        let disk = MemoryDisk::new(SIZE, false);
+        let (drive, errors) = told(Drive { on_read_error: policy, on_write_error: policy, ..drive(&disk, 1) });
+        let mut driver = Driver::new(Blk::new(drive));
+        driver.start(FEATURE_FLUSH, 1, 16);
+        driver.put(slot(0).1, &[7; 512]);
+        disk.full.store(full, Ordering::Release);
+        disk.failing.store(true, Ordering::Release);
+        let answer = if is_told { STATUS_IO_ERROR } else { STATUS_OK };
+        for (kind, len) in [(REQUEST_OUT, 512), (REQUEST_FLUSH, 0), (REQUEST_IN, 512)] {
+            assert_eq!(request(&mut driver, kind, 0, len), answer, "{policy:?} {kind}");
+        }
+        // What was read is not what lay in the buffer before.
+        let left = if is_told { 7 } else { 0 };
+        assert_eq!(driver.take(slot(0).1, 512), vec![left; 512], "{policy:?}");
+        let consequence = if is_told { Consequence::Reported } else { Consequence::Ignored };
+        let errors = errors.lock();
+        assert_eq!(errors.len(), 3);
+        for error in &*errors {
+            let got = (error.drive.as_str(), error.no_space, error.consequence);
+            assert_eq!(got, ("vda", full, consequence), "{error:?}");
+        }
+    }
+}
+
+#[test]
+fn a_stopped_request_waits_for_the_pause_and_is_done_again_when_the_machine_goes_on() {
+    let disk = MemoryDisk::new(SIZE, false);
+    let (drive, errors) = told(Drive { on_write_error: OnError::StopWithoutSpace, ..drive(&disk, 1) });
+    let mut driver = Driver::new(Blk::new(drive));
+    driver.start(FEATURE_FLUSH, 1, 16);
+    let data = pattern(5, 2 << 20);
+    driver.put(DATA + 0x1000, &data);
+    driver.put(DATA, &[&1u32.to_le_bytes()[..], &[0; 12]].concat());
+    disk.full.store(true, Ordering::Release);
+    // The first half gets there; the second finds no space.
+    disk.fail_after_writes(1);
+    let pieces = [Piece(DATA, 16, false), Piece(DATA + 0x1000, 2 << 20, false), Piece(DATA + 0x100, 1, true)];
+    driver.post(0, &pieces);
+    driver.kick(0);
+    while errors.lock().is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(errors.lock()[0].consequence, Consequence::Stopped);
+    // Until the machine pauses, kicks change nothing; going on with a full disk stops it again.
+    driver.kick(0);
+    for round in 1..4 {
+        driver.device.pause();
+        assert_eq!((driver.used(0), errors.lock().len()), (None, round));
+        driver.device.resume();
+        while errors.lock().len() == round {
+            std::thread::yield_now();
+        }
+    }
+    driver.device.pause();
+    disk.failing.store(false, Ordering::Release);
+    driver.device.resume();
+    assert_eq!(driver.wait(0).1, 1);
+    assert_eq!(driver.take(DATA + 0x100, 1), [STATUS_OK]);
+    assert!(disk.content()[..2 << 20] == data);
+}
+
+#[test]
+fn a_drive_without_a_write_cache_offers_no_flush_and_makes_each_write_durable() {
+    let disk = MemoryDisk::new(SIZE, false);
+    let mut driver = Driver::new(Blk::new(Drive { write_cache: false, ..drive(&disk, 1) }));
+    assert_eq!(driver.offered() & FEATURE_FLUSH, 0);
+    driver.start(0, 1, 16);
+    assert_eq!(request(&mut driver, REQUEST_OUT, 0, 512), STATUS_OK);
+    assert_eq!(segments(&mut driver, REQUEST_WRITE_ZEROES, &[(0, 1, 0)]), STATUS_OK);
+    assert_eq!(disk.flushes.load(Ordering::Acquire), 2);
+}
+
+#[test]
+fn an_unsafe_drive_flushes_nothing() {
+    let disk = MemoryDisk::new(SIZE, false);
+    let mut driver = Driver::new(Blk::new(Drive { ignore_flush: true, ..drive(&disk, 1) }));
+    driver.start(FEATURE_FLUSH, 1, 16);
+    assert_eq!(request(&mut driver, REQUEST_FLUSH, 0, 0), STATUS_OK);
+    assert_eq!(disk.flushes.load(Ordering::Acquire), 0);
+}
+
+#[test]
+fn discards_and_zeros_free_space_only_where_they_may() {
+    use DetectZeroes::*;
+    // Unmap, what is detected; then the discards, zeros that keep and zeros that free space that reach the disk for: a
+    // discard, a zeroing that may free and one that may not, a write of zeros, a write of something.
+    for (unmap, detect_zeroes, expected) in [
+        (false, Off, [0, 2, 0]),
+        (true, Off, [1, 1, 1]),
+        (false, On, [0, 3, 0]),
+        (true, On, [1, 2, 1]),
+        (true, Unmap, [1, 1, 2]),
+        (false, Unmap, [0, 3, 0]),
+    ] {
+        let disk = MemoryDisk::new(SIZE, false);
+        let mut driver = Driver::new(Blk::new(Drive { unmap, detect_zeroes, ..drive(&disk, 1) }));
+        driver.start(FEATURE_FLUSH | FEATURE_DISCARD | FEATURE_WRITE_ZEROES, 1, 16);
+        assert_eq!(segments(&mut driver, REQUEST_DISCARD, &[(0, 1, 0)]), STATUS_OK);
+        assert_eq!(segments(&mut driver, REQUEST_WRITE_ZEROES, &[(8, 1, 1)]), STATUS_OK);
+        assert_eq!(segments(&mut driver, REQUEST_WRITE_ZEROES, &[(16, 1, 0)]), STATUS_OK);
+        driver.put(slot(0).1, &[0; 512]);
+        assert_eq!(request(&mut driver, REQUEST_OUT, 24, 512), STATUS_OK);
+        driver.put(slot(0).1, &[1; 512]);
+        assert_eq!(request(&mut driver, REQUEST_OUT, 32, 512), STATUS_OK);
+        let got = [&disk.discards, &disk.zeroes_kept, &disk.zeroes_freed].map(|count| count.load(Ordering::Acquire));
+        assert_eq!(got, expected, "{unmap} {detect_zeroes:?}");
+        assert_eq!(disk.content()[32 * 512], 1);
+    }
 }

@@ -2,10 +2,10 @@
 
 use crate::testing::{DATA, Driver, MemoryDisk, Piece};
 use crate::virtio::bits::*;
-use crate::virtio::blk::Blk;
+use crate::virtio::blk::{Blk, Drive};
 
 fn disk() -> Driver {
-    let mut driver = Driver::new(Blk::new(MemoryDisk::new(1 << 20, false), 1, "serial"));
+    let mut driver = Driver::new(Blk::new(Drive::new("disk", MemoryDisk::new(1 << 20, false))));
     driver.start(0, 1, 16);
     driver
 }

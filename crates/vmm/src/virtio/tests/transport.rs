@@ -14,8 +14,8 @@ use crate::pci::bits::*;
 use crate::pci::{Bdf, PciFunction, PciHost, Place, Surroundings};
 use crate::testing::{DATA, Driver, Levels, MemoryDisk, Piece, message_log};
 use crate::virtio::bits::*;
-use crate::virtio::blk::Blk;
 use crate::virtio::blk::bits as blk_bits;
+use crate::virtio::blk::{Blk, Drive};
 use crate::virtio::rng::Rng;
 use crate::virtio::{Resources, VirtioPci};
 
@@ -238,7 +238,7 @@ fn doorbells_follow_the_bar_behind_a_root_complex() {
         doorbells: bells.clone(),
         queue_numbers: Arc::default(),
     };
-    let blk = Blk::new(MemoryDisk::new(4096, false), 2, "");
+    let blk = Blk::new(Drive { queues: 2, ..Drive::new("disk", MemoryDisk::new(4096, false)) });
     host.plug(place, VirtioPci::new(place, blk, resources).unwrap()).unwrap();
     direct::program(&host).unwrap();
     let addresses = |bells: &Bells| bells.0.lock().iter().map(|bell| bell.address).collect::<Vec<_>>();
@@ -278,7 +278,7 @@ fn unplug_and_drop_end_the_threads() {
             .count()
     };
     for unplug in [true, false] {
-        let mut driver = Driver::numbered(Blk::new(MemoryDisk::new(4096, false), 1, ""), 777);
+        let mut driver = Driver::numbered(Blk::new(Drive::new("disk", MemoryDisk::new(4096, false))), 777);
         driver.start(0, 1, 16);
         driver.post(0, &[Piece(DATA, 16, false), Piece(DATA + 0x100, 1, true)]);
         driver.kick(0);
@@ -299,9 +299,9 @@ fn a_state_of_another_device_is_refused() {
     driver.start(0, 1, 16);
     driver.device.pause();
     let saved = driver.device.save().unwrap();
-    let other = Driver::new(Blk::new(MemoryDisk::new(4096, false), 1, ""));
+    let other = Driver::new(Blk::new(Drive::new("disk", MemoryDisk::new(4096, false))));
     assert!(other.device.restore(&saved).is_err());
-    let blk = Driver::new(Blk::new(MemoryDisk::new(4096, false), 2, ""));
+    let blk = Driver::new(Blk::new(Drive { queues: 2, ..Drive::new("disk", MemoryDisk::new(4096, false)) }));
     let saved = blk.device.save().unwrap();
     assert!(other.device.restore(&saved).is_err());
     let mut wrong = other.device.save().unwrap();

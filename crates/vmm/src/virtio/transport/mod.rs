@@ -333,6 +333,10 @@ impl PciFunction for VirtioPci {
         }
     }
 
+    fn announce(&self) {
+        self.config_changed();
+    }
+
     fn region_placed(&self, _kind: RegionKind, base: Option<u64>) {
         self.ring_bells(base);
     }

@@ -1,6 +1,9 @@
-//! A small viewer: connects, asks for Raw updates, and keeps the screen's pixels. For demos, tests and screenshots over
-//! the wire; it draws nothing.
+//! A small viewer: connects, asks for updates, and keeps the screen's pixels. For demos, tests and measurements over the
+//! wire; it draws nothing.
 
+pub(crate) mod decode;
+
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use crate::auth::{CHALLENGE, Password};
@@ -13,6 +16,8 @@ pub struct Viewer<S> {
     stream: S,
     size: Size,
     pixels: Vec<u32>,
+    zrle: decode::Zrle,
+    seen: BTreeMap<i32, u64>,
 }
 
 fn odd(what: impl Into<String>) -> io::Error {
@@ -60,18 +65,44 @@ impl<S: Read + Write> Viewer<S> {
         let name = u32::from_be_bytes(bytes(&mut stream)?);
         io::copy(&mut (&mut stream).take(name.into()), &mut io::sink())?;
         let size = Size { w: u16_at(&init, 0), h: u16_at(&init, 2) };
-        let mut viewer = Self { stream, size, pixels: vec![0; size.area()] };
-        viewer.set_up()?;
+        let mut viewer = Self::of(stream, size);
+        viewer.set_format()?;
+        viewer.set_encodings(&[encoding::RAW, encoding::DESKTOP_SIZE])?;
         Ok(viewer)
     }
 
-    fn set_up(&mut self) -> io::Result<()> {
+    // Of a connection that is through the handshake.
+    pub(crate) fn of(stream: S, size: Size) -> Self {
+        let zrle = decode::Zrle::default();
+        Self { stream, size, pixels: vec![0; size.area()], zrle, seen: BTreeMap::new() }
+    }
+
+    /// The connection.
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    fn set_format(&mut self) -> io::Result<()> {
         let mut message = vec![client::SET_PIXEL_FORMAT, 0, 0, 0];
         message.extend(PixelFormat::NATIVE.encode());
-        message.extend([client::SET_ENCODINGS, 0, 0, 2]);
-        message.extend(encoding::RAW.to_be_bytes());
-        message.extend(encoding::DESKTOP_SIZE.to_be_bytes());
         self.stream.write_all(&message)
+    }
+
+    /// Asks for other encodings than Raw and DesktopSize, the liked ones first. It takes these two, CopyRect, Hextile and
+    /// ZRLE in.
+    ///
+    /// # Errors
+    /// When the stream fails.
+    pub fn set_encodings(&mut self, numbers: &[i32]) -> io::Result<()> {
+        let mut message = vec![client::SET_ENCODINGS, 0];
+        message.extend((numbers.len() as u16).to_be_bytes());
+        numbers.iter().for_each(|number| message.extend(number.to_be_bytes()));
+        self.stream.write_all(&message)
+    }
+
+    /// Rectangles that came so far, by their encoding's number.
+    pub fn seen(&self) -> &BTreeMap<i32, u64> {
+        &self.seen
     }
 
     /// Width and height.
@@ -82,6 +113,11 @@ impl<S: Read + Write> Viewer<S> {
     /// The pixels, row by row, `0x00RRGGBB`.
     pub fn pixels(&self) -> &[u32] {
         &self.pixels
+    }
+
+    #[cfg(test)]
+    pub(crate) fn pixels_mut(&mut self) -> &mut [u32] {
+        &mut self.pixels
     }
 
     /// Asks for an update: of all of the screen, or of what has changed once something has.
@@ -115,15 +151,39 @@ impl<S: Read + Write> Viewer<S> {
         let head: [u8; 12] = bytes(&mut self.stream)?;
         let area = Rect { x: u16_at(&head, 0), y: u16_at(&head, 2), w: u16_at(&head, 4), h: u16_at(&head, 6) };
         let kind = i32::from_be_bytes([head[8], head[9], head[10], head[11]]);
+        *self.seen.entry(kind).or_default() += 1;
+        if kind == encoding::DESKTOP_SIZE {
+            self.size = Size { w: area.w, h: area.h };
+            self.pixels = vec![0; self.size.area()];
+            return Ok(());
+        }
+        let stride = self.size.w as usize;
+        if area.clip(self.size) != area {
+            return Err(odd(format!("the server sent {area:?}, which is not on the screen")));
+        }
         match kind {
-            encoding::DESKTOP_SIZE => {
-                self.size = Size { w: area.w, h: area.h };
-                self.pixels = vec![0; self.size.area()];
-                Ok(())
-            }
-            encoding::RAW if area.clip(self.size) == area => self.raw(area),
+            encoding::RAW => self.raw(area),
+            encoding::COPY_RECT => self.copy(area),
+            encoding::HEXTILE => decode::hextile(&mut self.stream, area, &mut self.pixels, stride),
+            encoding::ZRLE => self.zrle.decode(&mut self.stream, area, &mut self.pixels, stride),
             _ => Err(odd(format!("the server sent the encoding {kind} for {area:?}"))),
         }
+    }
+
+    fn copy(&mut self, to: Rect) -> io::Result<()> {
+        let place: [u8; 4] = bytes(&mut self.stream)?;
+        let from = Rect { x: u16_at(&place, 0), y: u16_at(&place, 2), ..to };
+        if from.clip(self.size) != from {
+            return Err(odd(format!("the server copies {from:?}, which is not on the screen")));
+        }
+        let at = |area: Rect, row: u32| ((area.y + row) * self.size.w + area.x) as usize;
+        let rows: Vec<u32> =
+            (0..to.h).flat_map(|row| &self.pixels[at(from, row)..at(from, row) + to.w as usize]).copied().collect();
+        for (row, pixels) in (0..to.h).zip(rows.chunks_exact(to.w.max(1) as usize)) {
+            let at = at(to, row);
+            self.pixels[at..at + to.w as usize].copy_from_slice(pixels);
+        }
+        Ok(())
     }
 
     fn raw(&mut self, area: Rect) -> io::Result<()> {
