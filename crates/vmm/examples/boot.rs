@@ -18,6 +18,7 @@ use kiln_vmm::legacy::serial::{Output, Serial};
 use kiln_vmm::machine::{Machine, Outcome};
 use kiln_vmm::pci::Place;
 use kiln_vmm::thread::{Role, spawn};
+use kiln_vmm::virtio::blk::Drive;
 
 struct Args {
     kernel: PathBuf,

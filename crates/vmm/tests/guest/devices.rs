@@ -10,6 +10,7 @@ use kiln_image::raw::{Raw, create};
 use kiln_image::{Access, BlockDevice};
 use kiln_vmm::config::{PciDevice, PciKind, Topology};
 use kiln_vmm::pci::Place;
+use kiln_vmm::virtio::blk::Drive;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -33,6 +34,10 @@ fn image(name: &str) -> (TempDir, PathBuf, Arc<dyn BlockDevice>) {
     create(&path, SIZE).unwrap();
     let disk = Arc::new(Raw::open(&path, Access::Write).unwrap());
     (folder, path, disk)
+}
+
+fn drive(disk: Arc<dyn BlockDevice>, queues: u16, serial: &str) -> Drive {
+    Drive { queues, serial: serial.into(), ..Drive::new(serial, disk) }
 }
 
 fn port(function: u8) -> PciDevice {
