@@ -17,6 +17,7 @@ use kiln_vmm::legacy::serial::{Output, Tap};
 use kiln_vmm::machine::{Event, Machine, MachineState, Outcome};
 use kiln_vmm::memory::GuestRam;
 use kiln_vmm::pci::Place;
+use kiln_vmm::virtio::blk::Drive;
 use parking_lot::{Condvar, Mutex};
 
 pub const MIB: u64 = 1 << 20;
@@ -88,7 +89,11 @@ impl Recipe {
         let places = [Place::behind(1, 0, 0), Place::root(2, 0)];
         let disks = places.into_iter().zip(&self.disks).map(|(place, disk)| PciDevice {
             place,
-            kind: PciKind::Disk { disk: disk.clone(), queues: self.cpus.processors() as u16, serial: "0123".into() },
+            kind: PciKind::Disk(Drive {
+                queues: self.cpus.processors() as u16,
+                serial: "0123".into(),
+                ..Drive::new("vda", disk.clone())
+            }),
         });
         [PciDevice { place: Place::root(1, 0), kind: port }].into_iter().chain(disks).collect()
     }
