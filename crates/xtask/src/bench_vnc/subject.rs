@@ -19,6 +19,8 @@ use super::story::{HEIGHT, WIDTH};
 
 /// Where the card's framebuffer is put.
 const FRAMEBUFFER: u32 = 0xe000_0000;
+/// Bytes that one command writes.
+const PIECE: usize = 48 << 10;
 
 /// A server under measurement. Ended when dropped.
 pub(super) struct Subject {
@@ -122,8 +124,13 @@ impl Subject {
             to.write_all(&bytes)?;
             return from.read_exact(&mut [0]).context("the canvas has ended");
         }
-        let (place, len) = (FRAMEBUFFER + offset, bytes.len());
-        self.say(&format!("b64write {place:#x} {len:#x} {}", STANDARD.encode(bytes)))
+        // QEMU looks for a line's end from its beginning whenever more of it comes, so lines are short. No client waits for
+        // an update meanwhile, so none is sent half a picture.
+        for (n, piece) in (0..).zip(bytes.chunks(PIECE)) {
+            let (place, len) = (FRAMEBUFFER + offset + n * PIECE as u32, piece.len());
+            self.say(&format!("b64write {place:#x} {len:#x} {}", STANDARD.encode(piece)))?;
+        }
+        Ok(())
     }
 
     /// A new connection to its server.
