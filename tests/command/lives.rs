@@ -55,8 +55,8 @@ fn a_machine_by_all_its_verbs() {
         "\"web\" runs.",
         "VNC at 127.0.0.1:",
         "with a password",
-        "a page with noVNC, told ws://127.0.0.1:",
         "kiln view web",
+        "a page with noVNC, told ws://127.0.0.1:",
         "ssh -L ",
         "kiln console web",
     ]);

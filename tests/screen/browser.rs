@@ -28,6 +28,7 @@ fn page(websocket: u16) -> String {
 
 /// Hands over the picture and gets keys to press. Errors are handed over too.
 const LOOP: &str = r#"<script type="module">
+import "./core/rfb.js";
 const say = text => fetch("/say", { method: "POST", body: text });
 window.onerror = (...all) => say(String(all));
 rfb.addEventListener("disconnect", e => say("disconnected " + e.detail.clean));

@@ -88,7 +88,7 @@ fn pulling(machine: &Machine, window: &Window) {
     let before = machine.waits("anything", |text| Some(crate::input::motion(text)));
     window.xdotool(&["mousemove", "700", "500", "click", "1"]);
     for _ in 0..40 {
-        window.xdotool(&["mousemove_relative", "--sync", "--", "50", "0"]);
+        window.xdotool(&["mousemove_relative", "--", "50", "0"]);
     }
     // 2,000 pixels to the right on a screen of 1,280 that began in its middle.
     machine.waits("motion beyond the screen's edge", |text| {

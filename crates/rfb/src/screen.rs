@@ -180,7 +180,8 @@ impl Screen {
         if !change.moves.is_empty() {
             differences(&copy, frame, change.around, &mut change.rest);
         }
-        for area in change.plain.iter().chain(&change.rest) {
+        // What moved is right already.
+        for area in if change.moves.is_empty() { &change.plain } else { &change.rest } {
             for y in area.y..area.y + area.h {
                 let at = y as usize * width + area.x as usize;
                 let row = at..at + area.w as usize;

@@ -227,6 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn a_foreground_is_named_again_after_coloured_rectangles() {
+        let mut pixels = vec![A; 3 * 256];
+        pixels[0] = B;
+        pixels[16..18].copy_from_slice(&[7, 8]);
+        pixels[32] = B;
+        assert_eq!(
+            coded(&pixels, 48),
+            [
+                [2 | 4 | 8, 3, 2, 1, 0, 12, 11, 10, 0, 1, 0x00, 0x00].as_slice(),
+                &[8 | 16, 2, 7, 0, 0, 0, 0x00, 0x00, 8, 0, 0, 0, 0x10, 0x00],
+                &[4 | 8, 12, 11, 10, 0, 1, 0x00, 0x00],
+            ]
+            .concat()
+        );
+    }
+
+    #[test]
     fn noise_is_raw_and_the_next_tile_names_its_colours() {
         let noise: Vec<u32> = (0..256u32).map(|n| n.wrapping_mul(0x9e37_79b9) >> 8).collect();
         let mut pixels = Vec::new();

@@ -1,8 +1,8 @@
 //! `cargo xtask bench vnc`: bytes and processor time of our VNC server beside QEMU's, for the same pictures and the same
 //! client, which asks for the next update when it has taken the last one in.
 //!
-//! Each picture is drawn when the client has the one before, so nothing is skipped. What QEMU spends on drawing is known
-//! from a run of the same story without a client, and taken off.
+//! Each picture is drawn when the client has the one before, so nothing is skipped. What QEMU spends while it is drawn to is
+//! taken off, with what its VNC server happens to do at that time.
 
 mod story;
 mod subject;
@@ -79,8 +79,6 @@ fn compare(program: &Path, folder: &Path, runs: usize, only: &str) -> Result<()>
         "", "kiln KiB", "QEMU KiB", "ratio", "kiln s", "QEMU s", "ratio"
     );
     for (name, story) in STORIES.into_iter().filter(|(name, _)| name.contains(only)) {
-        // What the drawing costs is the same whatever the encoding.
-        let drawing = median((0..runs).map(|_| unwatched(folder, story)).collect::<Result<_>>()?);
         for (encoding, number) in ENCODINGS {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for _ in 0..runs {
@@ -91,7 +89,6 @@ fn compare(program: &Path, folder: &Path, runs: usize, only: &str) -> Result<()>
                 bytes: median(samples.iter().map(|s| s.bytes).collect()),
                 seconds: median(samples.iter().map(|s| s.seconds).collect()),
             });
-            let theirs = Sample { seconds: theirs.seconds - drawing, ..theirs };
             println!(
                 "{:<32}{:>12.0}{:>12.0}{:>9.3}{:>11.3}{:>11.3}{:>9.3}",
                 format!("{name}, {encoding}"),
@@ -110,14 +107,6 @@ fn compare(program: &Path, folder: &Path, runs: usize, only: &str) -> Result<()>
 fn median(mut all: Vec<f64>) -> f64 {
     all.sort_by(f64::total_cmp);
     all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// What QEMU spends when nobody watches.
-fn unwatched(folder: &Path, story: Story) -> Result<f64> {
-    let mut qemu = Subject::qemu(folder)?;
-    let before = qemu.seconds()?;
-    story(&mut |picture| qemu.draw(picture))?;
-    Ok(qemu.seconds()? - before)
 }
 
 /// A whole story with a client that sees each picture.

@@ -19,6 +19,8 @@ use super::story::{HEIGHT, WIDTH};
 
 /// Where the card's framebuffer is put.
 const FRAMEBUFFER: u32 = 0xe000_0000;
+/// Bytes that one command writes.
+const PIECE: usize = 48 << 10;
 
 /// A server under measurement. Ended when dropped.
 pub(super) struct Subject {
@@ -26,6 +28,8 @@ pub(super) struct Subject {
     screen: Screen,
     socket: PathBuf,
     shown: Vec<u32>,
+    /// Seconds of processor that QEMU's first thread has spent on drawing.
+    drawing: f64,
 }
 
 enum Screen {
@@ -48,7 +52,7 @@ impl Subject {
         command.arg(&socket).args([WIDTH.to_string(), HEIGHT.to_string()]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("starting canvas")?;
         let (to, from) = (child.stdin.take().context("no input")?, child.stdout.take().context("no output")?);
-        Ok(Self { child, screen: Screen::Canvas(to, from), socket, shown: vec![0; WIDTH * HEIGHT] })
+        Ok(Self { child, screen: Screen::Canvas(to, from), socket, shown: vec![0; WIDTH * HEIGHT], drawing: 0.0 })
     }
 
     pub(super) fn qemu(folder: &Path) -> Result<Self> {
@@ -75,7 +79,8 @@ impl Subject {
         };
         stream.set_nonblocking(false)?;
         let stream = BufReader::new(stream);
-        let mut subject = Self { child, screen: Screen::Qemu(stream), socket, shown: vec![0; WIDTH * HEIGHT] };
+        let mut subject =
+            Self { child, screen: Screen::Qemu(stream), socket, shown: vec![0; WIDTH * HEIGHT], drawing: 0.0 };
         subject.set_mode()?;
         Ok(subject)
     }
@@ -122,8 +127,17 @@ impl Subject {
             to.write_all(&bytes)?;
             return from.read_exact(&mut [0]).context("the canvas has ended");
         }
-        let (place, len) = (FRAMEBUFFER + offset, bytes.len());
-        self.say(&format!("b64write {place:#x} {len:#x} {}", STANDARD.encode(bytes)))
+        // QEMU looks for a line's end from its beginning whenever more of it comes, so lines are short. No client waits for
+        // an update meanwhile, so none is sent half a picture.
+        let before = self.thread(self.child.id())?;
+        for (n, piece) in (0..).zip(bytes.chunks(PIECE)) {
+            let (place, len) = (FRAMEBUFFER + offset + n * PIECE as u32, piece.len());
+            self.say(&format!("b64write {place:#x} {len:#x} {}", STANDARD.encode(piece)))?;
+        }
+        // The kernel has a thread's time right when the thread has gone to sleep, as this one does now.
+        std::thread::sleep(Duration::from_millis(2));
+        self.drawing += self.thread(self.child.id())? - before;
+        Ok(())
     }
 
     /// A new connection to its server.
@@ -138,17 +152,24 @@ impl Subject {
         bail!("{} is not served", self.socket.display())
     }
 
-    /// Seconds of processor that its threads have used, but for the one that draws (ours has one for that alone).
+    /// Seconds of processor that its threads have used, but for drawing: ours has a thread for that alone.
     pub(super) fn seconds(&self) -> Result<f64> {
-        let pid = self.child.id();
         let mut sum = 0.0;
-        for entry in fs::read_dir(format!("/proc/{pid}/task"))?.filter_map(Result::ok) {
-            let draws =
-                matches!(self.screen, Screen::Canvas(..)) && entry.file_name().to_str() == Some(&pid.to_string());
-            let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
-            let nanoseconds: f64 = text.split(' ').next().and_then(|n| n.parse().ok()).context("reading schedstat")?;
-            sum += if draws { 0.0 } else { nanoseconds / 1e9 };
+        for entry in fs::read_dir(format!("/proc/{}/task", self.child.id()))?.filter_map(Result::ok) {
+            let thread = entry.file_name().to_str().and_then(|name| name.parse().ok()).context("reading threads")?;
+            sum += self.thread(thread)?;
         }
-        Ok(sum)
+        Ok(match self.screen {
+            Screen::Canvas(..) => sum - self.thread(self.child.id())?,
+            Screen::Qemu(_) => sum - self.drawing,
+        })
+    }
+
+    fn thread(&self, thread: u32) -> Result<f64> {
+        // One that has ended meanwhile counts for nothing.
+        let path = format!("/proc/{}/task/{thread}/schedstat", self.child.id());
+        let text = fs::read_to_string(path).unwrap_or_else(|_| "0".into());
+        let nanoseconds: f64 = text.split(' ').next().and_then(|n| n.trim().parse().ok()).context("schedstat")?;
+        Ok(nanoseconds / 1e9)
     }
 }
