@@ -752,8 +752,9 @@ impl Tables {
         Ok(())
     }
 
-    /// Writes everything that is changed but the header, in any order and without a barrier. Only right when a power loss
-    /// among these writes does no harm: because the dirty bit is set, or because all of them are refcounts going down.
+    /// Writes everything that is changed but the header, in any order; only new refcount blocks are there before the table
+    /// names them. Only right when a power loss among these writes does no harm: because the dirty bit is set, or because
+    /// all of them are refcounts.
     ///
     /// # Errors
     /// When the host fails. What was not written stays changed.
@@ -766,6 +767,7 @@ impl Tables {
         self.l2.write(storage.as_ref()).map_err(&failed)?;
         write_entries(storage.as_ref(), self.header.l1_offset, &self.l1, &mut self.l1_dirty).map_err(&failed)?;
         if self.refcounts.is_table_dirty() && !self.refcounts.has_grown() {
+            self.barrier()?;
             self.refcounts.write_table(storage.as_ref()).map_err(&failed)?;
             self.unflushed = true;
         }

@@ -456,7 +456,7 @@ impl Ground {
 }
 
 // Sound but for leaks, and in version 2 for missing flags.
-fn sound(disk: &dyn Storage, flags_may_miss: bool) -> Result<(), String> {
+pub fn sound(disk: &dyn Storage, flags_may_miss: bool) -> Result<(), String> {
     let mut found = Vec::new();
     let header = read_header(disk).map_err(told("header"))?;
     let report = check(disk, &header, &mut |finding| found.push(finding)).map_err(told("check"))?;
