@@ -163,7 +163,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         };
         for snapshot in all {
             let (offset, entries) = (snapshot.l1_offset, u64::from(snapshot.l1_entries));
-            let what = format!("L1 table of snapshot {:?}", snapshot.name);
+            let what = format!("L1 table of snapshot {}", in_short(&snapshot.name));
             if self.check.layout.within(offset) != 0 {
                 self.check.reference(format!("the {what} is at {offset:#x}, which is no cluster's start"));
                 continue;
@@ -298,4 +298,24 @@ pub(super) fn copied_flags(check: &mut Check<'_>, blocks: &mut Blocks) -> Result
         }
     }
     Ok(())
+}
+
+// A damaged image's names may have 64 KiB, and stand in as many messages as it has tables.
+fn in_short(name: &str) -> String {
+    const MOST: usize = 64;
+    match name.char_indices().nth(MOST) {
+        None => format!("{name:?}"),
+        Some((end, _)) => format!("{:?}…", name.get(..end).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_short;
+
+    #[test]
+    fn a_long_name_is_told_by_its_beginning() {
+        assert_eq!(in_short("one"), "\"one\"");
+        assert_eq!(in_short(&"\u{e9}".repeat(70_000)), format!("{:?}…", "\u{e9}".repeat(64)));
+    }
 }
