@@ -3,6 +3,7 @@
 mod cards;
 pub(crate) mod dashes;
 mod doctor;
+mod hands;
 mod install;
 mod later;
 mod link;
@@ -49,6 +50,9 @@ enum Verb {
     Suspend(machine::One),
     /// Let a paused machine go on; what its disks could not do is tried again
     Resume(machine::One),
+    SendKey(hands::SendKey),
+    #[command(name = "blockresize")]
+    BlockResize(hands::BlockResize),
     /// Press a machine's power button
     Shutdown(machine::One),
     /// Stop a machine at once, as pulling the plug does
@@ -101,6 +105,8 @@ impl Verb {
             Verb::Start(one) => machine::start(&one),
             Verb::Suspend(one) => machine::suspend(&one),
             Verb::Resume(one) => machine::resume(&one),
+            Verb::SendKey(keys) => keys.run(),
+            Verb::BlockResize(resize) => resize.run(),
             Verb::Shutdown(one) => machine::shutdown(&one),
             Verb::Destroy(one) => machine::destroy(&one),
             Verb::Reset(one) => machine::reset(&one),

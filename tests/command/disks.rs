@@ -79,9 +79,10 @@ fn what_a_guest_writes_is_there_in_every_mode_and_through_chains() {
     assert!(said.contains(&format!("CHAIN-1\r\n{}", caches.concat())) || said.contains(&caches.concat()), "{said}");
     misbehave(&home, "web");
     // A disk grows while the guest runs, which learns of it.
-    let mut control = Client::of(&home, "web");
-    let grown = json!({ "execute": "block_resize", "arguments": { "device": "vdf", "size": 2147483648u64 } });
-    assert_eq!(control.ask(&grown), json!({ "return": {} }));
+    home.kiln(&["blockresize", "web", "vdf", "2G"]).ends(0).says(&["Block device 'vdf' is resized"]);
+    home.kiln(&["blockresize", "web", "vdf", "1G"]).ends(4).says(&["would cut it", "> Make the file system smaller"]);
+    home.kiln(&["blockresize", "web", "vdz", "1G"]).ends(3).says(&["has no disk vdz", "> There are: vda, vdb"]);
+    home.kiln(&["send-key", "web", "KEY_LEFTCTRL", "KEY_C"]).ends(0);
     let said = asks(&mut console, "until grep -q 4194304 /sys/block/vdf/size; do :; done; cat /sys/block/vdf/size");
     assert!(said.contains("4194304"), "{said}");
     // The base shines through; what is written over it hides it.
