@@ -17,5 +17,6 @@ mod screen;
 pub mod start;
 mod state;
 mod viewers;
+mod visitors;
 
 pub use process::{Ending, main};

@@ -35,6 +35,7 @@ use super::screen::Screen;
 use super::start::Record;
 use super::state::{RunningDisk, State};
 use super::viewers;
+use super::visitors::Visitors;
 use crate::failure::{self, Failure};
 
 /// What the main thread is woken for.
@@ -146,18 +147,19 @@ impl Life {
             _ => None,
         };
         let screen = machine.display().map(|d| Screen::new(d.clone(), machine.ps2().cloned()));
+        let hub = Arc::new(Hub::default());
+        let visitors = Visitors::new(hub.clone(), order.record.vnc_password);
         let server = match (&screen, &blueprint.vnc) {
             (Some(screen), Some(vnc)) => {
                 let server = viewers::show(screen, &machine, vnc, &blueprint.name).map_err(host)?;
-                viewers::let_in(&server, files).map_err(host)?;
+                viewers::let_in(&server, &visitors, files).map_err(host)?;
                 Some(server)
             }
             _ => None,
         };
-        let hub = Arc::new(Hub::default());
         let disks = running_disks(&blueprint, images)?;
         let about = (blueprint.name.as_str(), &order.record);
-        let state = State::new(about, machine.clone(), screen, (disks, cards), (hub.clone(), wake.clone()));
+        let state = State::new(about, machine.clone(), (screen, visitors), (disks, cards), (hub.clone(), wake.clone()));
         if let Some(listener) = files.remove("control") {
             qmp::serve(UnixListener::from(listener), hub, state.clone()).map_err(host)?;
         }

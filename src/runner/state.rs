@@ -22,6 +22,7 @@ use super::process::Wake;
 use super::qmp::{Hub, Picture, Subject};
 use super::screen::Screen;
 use super::start::Record;
+use super::visitors::Visitors;
 
 /// Whether the guest runs, and why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub(super) struct State {
     name: String,
     machine: Arc<Machine>,
     screen: Option<Arc<Screen>>,
+    visitors: Arc<Visitors>,
     disks: Vec<RunningDisk>,
     cards: Cards,
     /// The last error of each disk that stopped the machine: whether it was for want of space.
@@ -59,7 +61,7 @@ impl State {
     pub(super) fn new(
         (name, record): (&str, &Record),
         machine: Arc<Machine>,
-        screen: Option<Arc<Screen>>,
+        (screen, visitors): (Option<Arc<Screen>>, Arc<Visitors>),
         (disks, cards): (Vec<RunningDisk>, Cards),
         (hub, wake): (Arc<Hub>, Sender<Wake>),
     ) -> Arc<Self> {
@@ -67,6 +69,7 @@ impl State {
             name: name.into(),
             machine,
             screen,
+            visitors,
             disks,
             cards,
             failed: Mutex::default(),
@@ -290,7 +293,10 @@ impl Subject for State {
         let Some((host, port)) = &self.record.vnc else { return json!({ "enabled": false }) };
         let family = if host.contains(':') { "ipv6" } else { "ipv4" };
         let auth = if self.record.vnc_password { "vnc" } else { "none" };
-        json!({ "enabled": true, "host": host, "service": port.to_string(), "family": family, "auth": auth })
+        json!({
+            "enabled": true, "host": host, "service": port.to_string(), "family": family, "auth": auth,
+            "clients": self.visitors.list(),
+        })
     }
 
     fn character_devices(&self) -> Value {

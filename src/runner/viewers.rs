@@ -13,6 +13,7 @@ use kiln_vmm::thread::{Role, spawn};
 use super::blueprint::Vnc;
 use super::handover::Descriptors;
 use super::screen::{Hands, Screen};
+use super::visitors::{Visit, Visitors};
 
 /// Viewers at once.
 const MOST_VIEWERS: usize = 64;
@@ -33,13 +34,14 @@ pub(super) fn show(screen: &Arc<Screen>, machine: &Machine, vnc: &Vnc, name: &st
 }
 
 /// Lets viewers in by the ports that were bound for them.
-pub(super) fn let_in(server: &Server, files: &mut Descriptors) -> io::Result<()> {
-    type Door = fn(&Server, TcpStream, String) -> io::Result<()>;
-    let doors: [(&str, Door); 2] = [("vnc", Server::serve), ("websocket", Server::serve_websocket)];
-    for (label, door) in doors {
+pub(super) fn let_in(server: &Server, visitors: &Arc<Visitors>, files: &mut Descriptors) -> io::Result<()> {
+    type Door = fn(&Server, Visit, String) -> io::Result<()>;
+    let doors: [(&str, Door, bool); 2] = [("vnc", Server::serve, false), ("websocket", Server::serve_websocket, true)];
+    for (label, door, is_websocket) in doors {
         if let Some(listener) = files.remove(label) {
-            let (listener, server) = (TcpListener::from(listener), server.clone());
-            spawn(Role::Control, move || keep_open(&listener, |stream, peer| door(&server, stream, peer)))?;
+            let (listener, server, visitors) = (TcpListener::from(listener), server.clone(), visitors.clone());
+            let let_one_in = move |stream, peer| door(&server, visitors.comes(stream, is_websocket), peer);
+            spawn(Role::Control, move || keep_open(&listener, let_one_in))?;
         }
     }
     Ok(())

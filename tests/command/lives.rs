@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::control::Client;
 use super::guest::{self, LISTENS, REBOOTS, SHELL};
 use super::home::{Home, KILN, Told, install};
 use super::talk::{PATIENCE, Talk};
@@ -81,9 +82,19 @@ fn a_machine_by_all_its_verbs() {
     let display = data(home.kiln(&["vncdisplay", "web", "--json"]));
     let port = u16::try_from(display["port"].as_u64().unwrap()).unwrap();
     home.kiln(&["vncdisplay", "web"]).ends(0).says(&[&format!("127.0.0.1:{}\n", port - 5900)]);
+    let mut control = Client::of(&home, "web");
     let mut greeting = [0; 12];
-    TcpStream::connect(("127.0.0.1", port)).unwrap().read_exact(&mut greeting).unwrap();
+    let mut viewer = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    viewer.read_exact(&mut greeting).unwrap();
     assert_eq!(&greeting, b"RFB 003.008\n");
+    let told = control.hears("VNC_CONNECTED");
+    let service = viewer.local_addr().unwrap().port().to_string();
+    assert_eq!((&told["server"]["auth"], &told["client"]["service"]), (&json!("vnc"), &json!(service)), "{told}");
+    let clients = control.ask(&json!({ "execute": "query-vnc" }))["return"]["clients"].clone();
+    assert_eq!(clients, json!([told["client"]]));
+    drop(viewer);
+    assert_eq!(control.hears("VNC_DISCONNECTED"), told);
+    drop(control);
     let url = display["websocket"].as_str().unwrap();
     home.kiln(&["vncdisplay", "web"]).ends(0).says(&[url]);
     let mut answer = String::new();
