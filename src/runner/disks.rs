@@ -131,7 +131,11 @@ fn failed(disk: &Disk, error: &Error) -> Failure {
         _ => Status::Failed,
     };
     let path = disk.path.display();
-    let failure = refuse(disk, status).because(error);
+    let failure = match error {
+        // Which file it is has just been said.
+        Error::Open { path, source } if *path == disk.path => refuse(disk, status).because(source),
+        _ => refuse(disk, status).because(error),
+    };
     match error {
         Error::Open { path: missing, source } if source.kind() == std::io::ErrorKind::NotFound => {
             if *missing == disk.path {
@@ -167,7 +171,13 @@ fn failed(disk: &Disk, error: &Error) -> Failure {
 pub fn find_format(path: &Path) -> Result<Format, Failure> {
     let named = |what: &str| Failure::new(Status::Failed, format!("the disk {} {what}", path.display()));
     let opened = storage::File::open_unlocked(path, storage::Cache::default());
-    let file = opened.map_err(|error| named("can't be used").because(&error))?;
+    let file = opened.map_err(|error| match &error {
+        Error::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            named("can't be used").because(source).advise("Look at its permissions: ls -l shows them.")
+        }
+        Error::Open { source, .. } => named("can't be used").because(source),
+        _ => named("can't be used").because(&error),
+    })?;
     let guess = guess_storage(&file);
     match guess.map_err(|error| named("can't be read").because(&error))? {
         Guess::Format(format) => Ok(format),

@@ -117,8 +117,8 @@ struct Life {
     troubles: Arc<AtomicUsize>,
     wakes: Receiver<Wake>,
     outcome: Option<File>,
-    // Held until the end: the machine runs as long as this is locked.
-    _lock: Option<OwnedFd>,
+    // The machine runs as long as this is locked.
+    lock: Option<OwnedFd>,
 }
 
 /// Requests that failed and that the main thread has yet to hear of; more are not told, unless they stop the machine.
@@ -167,7 +167,7 @@ impl Life {
         write_down(&order.record, file(files, "record")?).map_err(host)?;
         machine.start();
         let outcome = files.remove("outcome").map(File::from);
-        Ok(Self { machine, console, server, state, troubles, wakes, outcome, _lock: files.remove("lock") })
+        Ok(Self { machine, console, server, state, troubles, wakes, outcome, lock: files.remove("lock") })
     }
 
     fn live(&mut self) {
@@ -191,6 +191,8 @@ impl Life {
             }
         }
         self.state.hub().close();
+        // Let go by the end of the process, so that nothing of it is left when the machine counts as ended.
+        std::mem::forget(self.lock.take());
     }
 
     // How it ends, whether the guest has ended it, and why in QMP's words.
