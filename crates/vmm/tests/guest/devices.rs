@@ -37,7 +37,7 @@ fn image(name: &str) -> (TempDir, PathBuf, Arc<dyn BlockDevice>) {
 }
 
 fn drive(disk: Arc<dyn BlockDevice>, queues: u16, serial: &str) -> Drive {
-    Drive { queues, serial: serial.into(), ..Drive::new(serial, disk) }
+    Drive { queues, serial: serial.into(), unmap: true, ..Drive::new(serial, disk) }
 }
 
 fn port(function: u8) -> PciDevice {
