@@ -31,6 +31,17 @@ impl From<Status> for ExitCode {
     }
 }
 
+impl From<&kiln_image::Error> for Status {
+    fn from(error: &kiln_image::Error) -> Self {
+        use kiln_image::Error;
+        match error {
+            Error::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Status::NotFound,
+            Error::InUse { .. } | Error::Exists { .. } => Status::Conflict,
+            _ => Status::Failed,
+        }
+    }
+}
+
 /// A failure as the user reads it.
 #[derive(Debug)]
 pub struct Failure {

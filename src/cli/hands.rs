@@ -52,13 +52,25 @@ impl SendKey {
             "linux" => qcode::linux(key).ok_or_else(|| {
                 wrong("a name of linux/input-event-codes.h is expected, such as KEY_A, KEY_ENTER, KEY_LEFTCTRL")
             }),
-            "atset1" | "xt" | "qnum" => {
-                let hex = key.strip_prefix("0x").map(|hex| u8::from_str_radix(hex, 16));
-                hex.unwrap_or_else(|| key.parse()).map_err(|_| wrong("a number up to 255 is expected"))
+            "qnum" => {
+                number(key).and_then(|number| u8::try_from(number).ok()).ok_or_else(|| wrong("0 to 255 is expected"))
             }
+            "atset1" => match number(key) {
+                Some(plain @ 0..=0x7f) => Ok(plain as u8),
+                Some(extended @ 0xe000..=0xe07f) => Ok(extended as u8 | 0x80),
+                _ => Err(wrong("0 to 0x7f or 0xe000 to 0xe07f is expected")),
+            },
             other => Err(Failure::new(Status::Usage, format!("not yet: --codeset {other}"))
-                .advise("There are: linux (names), atset1, xt, qnum (numbers; bit 7 for the keys with 0xe0).")),
+                .advise("There are: linux (names such as KEY_A), atset1 and qnum (numbers).")),
         }
+    }
+}
+
+// Decimal, or hexadecimal behind 0x.
+fn number(text: &str) -> Option<u16> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u16::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
     }
 }
 
@@ -116,9 +128,11 @@ mod tests {
             words.number(key).map_err(|failure| failure.to_string())
         };
         assert_eq!(keys("linux", "KEY_ENTER"), Ok(0x1c));
-        assert_eq!((keys("xt", "0x9d"), keys("qnum", "30")), (Ok(0x9d), Ok(30)));
+        assert_eq!((keys("qnum", "0x9d"), keys("qnum", "30")), (Ok(0x9d), Ok(30)));
+        assert_eq!((keys("atset1", "0xe01d"), keys("atset1", "29")), (Ok(0x9d), Ok(0x1d)));
+        assert!(keys("atset1", "0x9d").is_err() && keys("atset1", "0xe080").is_err());
         assert!(keys("linux", "ENTER").unwrap_err().contains("such as KEY_A"));
         assert!(keys("usb", "4").unwrap_err().contains("not yet: --codeset usb"));
-        assert!(keys("xt", "300").unwrap_err().contains("up to 255"));
+        assert!(keys("qnum", "300").unwrap_err().contains("0 to 255"));
     }
 }

@@ -58,22 +58,13 @@ pub(super) fn known(name: &str) -> Result<Store, Failure> {
     if store.has(name) || is_running(store.folders(), name) { Ok(store) } else { Err(store.unknown(name)) }
 }
 
-fn state(store: &Store, name: &str) -> Result<String, Failure> {
-    match Running::find(store.folders(), name)? {
-        Some(running) => Ok(if running.status()? == "running" { "running" } else { "paused" }.into()),
-        None => Ok("shut off".into()),
-    }
-}
-
-// Why it is in this state, in virsh's words.
-fn reason(store: &Store, name: &str) -> Result<String, Failure> {
-    Ok(match Running::find(store.folders(), name)? {
-        None => last_ending(store.folders(), name).map_or("unknown".into(), |e| e.reason),
-        Some(running) => match running.status()?.as_str() {
-            "paused" => "user".into(),
-            "io-error" => "I/O error".into(),
-            _ => "booted".into(),
-        },
+// Its state, and why it is in it, in virsh's words; why it is off is written elsewhere.
+fn state(running: Option<&Running>) -> Result<(&'static str, Option<&'static str>), Failure> {
+    let Some(running) = running else { return Ok(("shut off", None)) };
+    Ok(match running.status()?.as_str() {
+        "paused" => ("paused", Some("user")),
+        "io-error" => ("paused", Some("I/O error")),
+        _ => ("running", Some("booted")),
     })
 }
 
@@ -84,11 +75,12 @@ impl List {
         names.extend(running::names(store.folders()));
         names.sort();
         names.dedup();
-        let rows: Vec<(String, String)> = names
+        let rows: Vec<(String, &str)> = names
             .into_iter()
             .map(|name| {
                 // One that doesn't answer must not hide the others.
-                let state = state(&store, &name).unwrap_or_else(|_| "no answer".into());
+                let running = Running::find(store.folders(), &name);
+                let state = running.and_then(|running| state(running.as_ref())).map_or("no answer", |(state, _)| state);
                 (name, state)
             })
             .collect();
@@ -207,8 +199,9 @@ impl State {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
         let name = &self.one.name;
         let store = known(name)?;
-        let state = state(&store, name)?;
-        let reason = reason(&store, name)?;
+        let (state, reason) = state(Running::find(store.folders(), name)?.as_ref())?;
+        let ended = || last_ending(store.folders(), name).map_or("unknown".into(), |e| e.reason);
+        let reason = reason.map_or_else(ended, str::to_owned);
         let text = if self.reason { format!("{state} ({reason})\n") } else { format!("{state}\n") };
         data(&self.one, json!({ "state": state, "reason": reason }), &text)
     }
@@ -224,7 +217,7 @@ pub(super) fn dominfo(one: &OneData) -> Result<ExitCode, Failure> {
     let vcpus = domain.vcpus().map_err(understood)?;
     let uuid = domain.text("uuid").unwrap_or_default();
     let running = Running::find(store.folders(), &one.name)?;
-    let state = state(&store, &one.name)?;
+    let (state, _) = state(running.as_ref())?;
     let version = domain.root().find("metadata").and_then(|m| m.find(crate::runner::blueprint::METADATA));
     let version = version.and_then(|v| v.attribute("version")).unwrap_or(kiln_vmm::config::VERSION);
     let value = json!({
@@ -235,7 +228,7 @@ pub(super) fn dominfo(one: &OneData) -> Result<ExitCode, Failure> {
     let text = [
         row("Name", &one.name),
         row("UUID", uuid.as_str()),
-        row("State", &state),
+        row("State", state),
         row("CPU(s)", &vcpus.to_string()),
         row("Max memory", &format!("{memory} KiB")),
         row("Machine", version),

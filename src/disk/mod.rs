@@ -38,6 +38,7 @@ pub use info::Info;
 pub use map::Map;
 pub use measure::{Measure, Measured};
 pub use options::{Backing, Compression, Layout, New, Qcow2};
+pub(crate) use perform::lengthen_raw;
 pub use perform::perform;
 pub use rebase::{Onto, Rebase};
 pub use resize::Resize;

@@ -39,7 +39,10 @@ impl Format {
     }
 
     /// The format that a new file's name speaks of, if it does.
-    pub(super) fn of_suffix(suffix: &str) -> Result<Option<Self>, Failure> {
+    ///
+    /// # Errors
+    /// When that is one that can't be made yet.
+    pub(crate) fn of_suffix(suffix: &str) -> Result<Option<Self>, Failure> {
         match &*suffix.to_ascii_lowercase() {
             "qcow2" | "qcow" => Ok(Some(Self::Qcow2)),
             "img" | "raw" => Ok(Some(Self::Raw)),

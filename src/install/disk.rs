@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use kiln_image::newfile::{Existing, NewFile};
 use kiln_image::qcow2::{self, create};
-use kiln_image::storage::{self, Storage};
+use kiln_image::storage;
 use kiln_image::{Access, BlockDevice, Error, Format, Image, Open};
 
 use super::DiskWish;
 use super::undo::Undo;
+use crate::disk;
 use crate::failure::{Failure, Status};
 use crate::machine::{Store, store};
 use crate::plan::{Disk, NewDisk};
@@ -87,7 +88,7 @@ fn new(store: &Store, path: &Path, wish: &DiskWish) -> Result<(Format, NewDisk),
             .why(format!("there is no folder {folder}"))
             .advise(format!("Make it first: mkdir -p {folder}")));
     }
-    let format = wish.format.unwrap_or_else(|| by_name(path));
+    let format = wish.format.map_or_else(|| by_name(path), Ok)?;
     let backing = match &wish.backing {
         None => None,
         Some(_) if format == Format::Raw => {
@@ -107,13 +108,8 @@ fn new(store: &Store, path: &Path, wish: &DiskWish) -> Result<(Format, NewDisk),
 
 fn image_below(path: &Path, format: Format) -> Result<Arc<Image>, Failure> {
     let how = Open { locks: false, ..Open::reading(Some(format)) };
-    Image::open(path, how).map_err(|e| {
-        let status = match &e {
-            Error::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => Status::NotFound,
-            _ => Status::Failed,
-        };
-        Failure::new(status, format!("no disk can lie on {}", path.display())).because(&e)
-    })
+    let failed = |e: Error| Failure::new((&e).into(), format!("no disk can lie on {}", path.display())).because(&e);
+    Image::open(path, how).map_err(failed)
 }
 
 // The store's own folder comes with its first disk.
@@ -122,9 +118,11 @@ fn folder_is_missing(store: &Store, path: &Path) -> bool {
 }
 
 // As kiln disk create has it; what has another name is qcow2.
-fn by_name(path: &Path) -> Format {
-    let suffix = path.extension().map(|suffix| suffix.to_ascii_lowercase());
-    if suffix.is_some_and(|suffix| suffix == "img" || suffix == "raw") { Format::Raw } else { Format::Qcow2 }
+fn by_name(path: &Path) -> Result<Format, Failure> {
+    let suffix = path.extension().map(|suffix| disk::Format::of_suffix(&suffix.to_string_lossy())).transpose();
+    let advice = format!("To make it under that name: --disk path={},format=qcow2,size=GIB", path.display());
+    let format = suffix.map_err(|failure| failure.advise(advice))?.flatten();
+    Ok(format.map_or(Format::Qcow2, Into::into))
 }
 
 // As virt-install: NAME.qcow2, then NAME-1.qcow2 and on. One that lies there may hold somebody's data.
@@ -171,7 +169,7 @@ pub(super) fn make(store: &Store, disk: &Disk, undo: &Undo) -> Result<(), Failur
 }
 
 // Whole under its name, or not there at all.
-fn write(path: &Path, format: Format, disk: &NewDisk, size: u64) -> Result<(), Error> {
+fn write(path: &Path, format: Format, new_disk: &NewDisk, size: u64) -> Result<(), Error> {
     if fs::symlink_metadata(path).is_ok() {
         return Err(Error::Exists { path: path.into() });
     }
@@ -181,14 +179,12 @@ fn write(path: &Path, format: Format, disk: &NewDisk, size: u64) -> Result<(), E
     let file = Arc::new(storage::File::from_file(file, &path.display().to_string(), Access::Write)?);
     match format {
         Format::Raw => {
-            file.set_len(size).map_err(failed)?;
-            if !disk.sparse && !file.allocate(0, size).map_err(failed)? {
-                storage::write_zeroes(file.as_ref(), 0, size, false).map_err(failed)?;
-            }
+            let space = if new_disk.sparse { disk::Preallocation::Off } else { disk::Preallocation::Falloc };
+            disk::lengthen_raw(file.as_ref(), size, space, 0).map_err(failed)?;
         }
         Format::Qcow2 => {
-            let backing = disk.backing.as_ref();
-            let space = if disk.sparse { create::Preallocation::Off } else { create::Preallocation::Falloc };
+            let backing = new_disk.backing.as_ref();
+            let space = if new_disk.sparse { create::Preallocation::Off } else { create::Preallocation::Falloc };
             let create = qcow2::Create {
                 size,
                 backing: backing.map(|(path, format)| (path.into(), Some(format.name().to_owned()))),

@@ -123,19 +123,28 @@ fn is_same(one: &Path, other: &Path) -> bool {
     one == other || fs::canonicalize(one).ok().is_some_and(|one| fs::canonicalize(other).ok() == Some(one))
 }
 
+// A disk that can't be used for what is wrong with one of its files.
+fn unusable(path: &Path, error: &Error) -> Failure {
+    let failure = Failure::new(error.into(), format!("the disk {} can't be used", path.display()));
+    match error {
+        // Which file it is has just been said.
+        Error::Open { path: file, source } if file == path => denied(failure.because(source), source),
+        Error::Open { source, .. } => denied(failure.because(error), source),
+        _ => failure.because(error),
+    }
+}
+
+fn denied(failure: Failure, why: &std::io::Error) -> Failure {
+    match why.kind() {
+        std::io::ErrorKind::PermissionDenied => failure.advise("Look at its permissions: ls -l shows them."),
+        _ => failure,
+    }
+}
+
 // What the user reads of a file of a disk's chain that can't be used.
 fn failed(disk: &Disk, error: &Error) -> Failure {
-    let status = match error {
-        Error::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Status::NotFound,
-        Error::InUse { .. } => Status::Conflict,
-        _ => Status::Failed,
-    };
     let path = disk.path.display();
-    let failure = match error {
-        // Which file it is has just been said.
-        Error::Open { path, source } if *path == disk.path => refuse(disk, status).because(source),
-        _ => refuse(disk, status).because(error),
-    };
+    let failure = unusable(&disk.path, error);
     match error {
         Error::Open { path: missing, source } if source.kind() == std::io::ErrorKind::NotFound => {
             if *missing == disk.path {
@@ -147,9 +156,7 @@ fn failed(disk: &Disk, error: &Error) -> Failure {
                     "Put it back, or, if it has another name now: kiln disk rebase -u -b NEW -F FORMAT {path}"
                 ))
         }
-        Error::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            failure.advise("Look at its permissions: ls -l shows them.")
-        }
+        Error::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => failure,
         Error::Open { source, .. } if source.kind() == std::io::ErrorKind::Unsupported => {
             failure.advise("Use cache=writeback (or leave cache out), or a disk on another file system.")
         }
@@ -171,13 +178,7 @@ fn failed(disk: &Disk, error: &Error) -> Failure {
 pub fn find_format(path: &Path) -> Result<Format, Failure> {
     let named = |what: &str| Failure::new(Status::Failed, format!("the disk {} {what}", path.display()));
     let opened = storage::File::open_unlocked(path, storage::Cache::default());
-    let file = opened.map_err(|error| match &error {
-        Error::Open { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            named("can't be used").because(source).advise("Look at its permissions: ls -l shows them.")
-        }
-        Error::Open { source, .. } => named("can't be used").because(source),
-        _ => named("can't be used").because(&error),
-    })?;
+    let file = opened.map_err(|error| unusable(path, &error))?;
     let guess = guess_storage(&file);
     match guess.map_err(|error| named("can't be read").because(&error))? {
         Guess::Format(format) => Ok(format),

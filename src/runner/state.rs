@@ -1,5 +1,6 @@
 //! What the control socket acts on: the machine, whether its guest runs, its screen, keys and disks.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -47,8 +48,8 @@ pub(super) struct State {
     visitors: Arc<Visitors>,
     disks: Vec<RunningDisk>,
     cards: Cards,
-    /// The last error of each disk that stopped the machine: whether it was for want of space.
-    failed: Mutex<Vec<(String, bool)>>,
+    /// Disks whose errors have stopped the machine, and whether it was for want of space.
+    failed: Mutex<BTreeMap<String, bool>>,
     record: Record,
     hub: Arc<Hub>,
     wake: Sender<Wake>,
@@ -123,7 +124,7 @@ impl State {
         });
         self.hub.tell("BLOCK_IO_ERROR", Some(data));
         if *consequence == Consequence::Stopped {
-            self.failed.lock().push((drive.clone(), *no_space));
+            self.failed.lock().insert(drive.clone(), *no_space);
             self.pause_for(Status::IoError);
             log::error!("the machine is paused; resume does the request again");
         }
@@ -155,10 +156,10 @@ impl State {
     fn query_block(&self, running: &RunningDisk) -> Value {
         let RunningDisk { disk, image, .. } = running;
         let path = disk.path.to_string_lossy();
-        let status = match self.failed.lock().iter().rev().find(|(name, _)| *name == disk.target) {
+        let status = match self.failed.lock().get(&disk.target) {
             None => "ok",
-            Some((_, true)) => "nospace",
-            Some((_, false)) => "failed",
+            Some(true) => "nospace",
+            Some(false) => "failed",
         };
         let detect_zeroes = match disk.detect_zeroes {
             DetectZeroes::Off => "off",
@@ -269,16 +270,17 @@ impl Subject for State {
         self.disks.iter().map(|disk| self.query_block(disk)).collect()
     }
 
-    fn resize(&self, name: &str, bytes: u64) -> Option<Result<(), String>> {
-        let running = self.disks.iter().find(|running| running.disk.target == name)?;
+    fn disk(&self, name: &str) -> Option<&RunningDisk> {
+        self.disks.iter().find(|running| running.disk.target == name)
+    }
+
+    fn resize(&self, running: &RunningDisk, bytes: u64) -> Result<(), String> {
         if running.disk.read_only {
-            return Some(Err(format!("the disk {name} is read-only")));
+            return Err(format!("the disk {} is read-only", running.disk.target));
         }
-        let resized = running.image.resize(bytes).map_err(|error| super::process::chain(&error));
-        if resized.is_ok() {
-            self.machine.announce(running.place);
-        }
-        Some(resized)
+        running.image.resize(bytes).map_err(|error| super::process::chain(&error))?;
+        self.machine.announce(running.place);
+        Ok(())
     }
 
     fn cards(&self) -> Value {

@@ -134,7 +134,7 @@ fn words_that_do_not_go_together() {
     says(&format!("{raw},backing_store={qcow2}"), 4, &["exists already", "> Take another path"]);
     let new = home.text("new.img");
     says(&format!("{new},format=raw,backing_store={qcow2}"), 2, &["a raw disk can't lie on another one"]);
-    says(&format!("{new}x,backing_store={}", home.text("none")), 1, &["none can't be used"]);
+    says(&format!("{new}x,backing_store={}", home.text("none")), 3, &["none can't be used"]);
     assert!(fs::read(&raw).unwrap() == [0; 4096], "what is there is never touched");
 }
 

@@ -16,6 +16,8 @@ mod target;
 
 use std::process::ExitCode;
 
+pub(crate) use target::raw as lengthen_raw;
+
 use super::{Dialect, Request};
 use crate::failure::Failure;
 

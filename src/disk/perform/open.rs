@@ -23,12 +23,7 @@ impl From<Format> for kiln_image::Format {
 
 /// A library's error as the user reads it.
 pub fn failed(error: &Error) -> Failure {
-    let status = match error {
-        Error::Open { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Status::NotFound,
-        Error::InUse { .. } | Error::Exists { .. } => Status::Conflict,
-        _ => Status::Failed,
-    };
-    let mut failure = Failure::new(status, error.to_string());
+    let mut failure = Failure::new(error.into(), error.to_string());
     if let Some(source) = std::error::Error::source(error) {
         failure = failure.because(source);
     }

@@ -163,6 +163,7 @@ impl Disk {
                 .advise("Make an overlay and use that: kiln disk create -f qcow2 -b DISK -F FORMAT OVERLAY"));
         }
         let words = Words { name: &name, driver: device.find("driver") };
+        leave_out(device, &name, notes);
         let format = words.format()?;
         let source = device.find("source");
         let path = source.and_then(|s| s.attribute("file").or_else(|| s.attribute("dev")));
@@ -191,6 +192,24 @@ impl Disk {
                 .advise("Share a raw disk, or give each machine an overlay of its own."));
         }
         Ok(disk)
+    }
+}
+
+/// Elements of `<disk>` and attributes of `<driver>` that are read, or mean nothing to a machine.
+const ELEMENTS: &[&str] =
+    &["driver", "source", "target", "backingStore", "readonly", "shareable", "serial", "boot", "address", "alias"];
+const ATTRIBUTES: &[&str] =
+    &["name", "type", "cache", "io", "discard", "detect_zeroes", "error_policy", "rerror_policy"];
+
+// What else it says is kept, and has no effect.
+fn leave_out(device: &Element, name: &str, notes: &mut Vec<String>) {
+    let unknown = device.children().map(Element::name).filter(|child| !ELEMENTS.contains(child));
+    notes.extend(unknown.map(|child| format!("the disk {name}: <{child}> has no effect")));
+    let attributes = device.find("driver").into_iter().flat_map(Element::attribute_names);
+    let unknown = attributes.filter(|attribute| !ATTRIBUTES.contains(attribute));
+    notes.extend(unknown.map(|attribute| format!("the disk {name}: <driver {attribute}=…> has no effect")));
+    if device.find("serial").is_some_and(|serial| serial.text().len() > 20) {
+        notes.push(format!("the disk {name}: its serial number is cut to 20 bytes, as virtio has it"));
     }
 }
 
@@ -278,4 +297,44 @@ fn below(device: &Element, name: &str) -> Result<Below, Failure> {
         next = element.find("backingStore");
     }
     Ok(below)
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_domain::Domain;
+
+    use super::*;
+
+    fn read(inside: &str) -> (Result<Disk, Failure>, Vec<String>) {
+        let xml = format!(
+            "<domain><devices><disk><target dev='vda' bus='virtio'/><source file='/d'/>{inside}\
+             <address type='pci' domain='0' bus='0' slot='3' function='0'/></disk></devices></domain>"
+        );
+        let mut notes = Vec::new();
+        let domain = Domain::parse(&xml).unwrap();
+        let disk = Disk::read(domain.devices().next().unwrap(), &mut notes);
+        (disk, notes)
+    }
+
+    #[test]
+    fn what_has_no_effect_is_told() {
+        let (disk, notes) = read("<driver type='raw' cache='none' io='native' queues='4'/><geometry cyls='1'/>");
+        assert_eq!(disk.unwrap().cache, CacheMode::None);
+        let expected = ["<geometry> has no effect", "<driver queues=…> has no effect", "not io='native'"];
+        for (note, expected) in notes.iter().zip(expected) {
+            assert!(note.contains(expected), "{notes:?}");
+        }
+        assert_eq!(notes.len(), 3);
+        let (_, notes) =
+            read("<driver name='qemu' type='qcow2' discard='unmap'/><serial>12345678901234567890</serial>");
+        assert_eq!(notes, [""; 0]);
+        assert!(read("<serial>123456789012345678901</serial>").1[0].contains("cut to 20 bytes"));
+    }
+
+    #[test]
+    fn unset_policies_are_qemu_s() {
+        let disk = read("").0.unwrap();
+        assert_eq!((disk.on_write_error, disk.on_read_error), (OnError::StopWithoutSpace, OnError::Report));
+        assert_eq!((disk.cache, disk.unmap, disk.format), (CacheMode::Writeback, false, Format::Raw));
+    }
 }

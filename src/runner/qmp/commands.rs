@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{Arguments, Refusal};
 use super::input;
+use crate::runner::state::RunningDisk;
 
 /// How a picture of the screen is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +45,10 @@ pub(in crate::runner) trait Subject: Send + Sync {
     fn button(&self, number: u8, down: bool);
     /// What `query-block` tells.
     fn disks(&self) -> Value;
-    /// Changes a disk's length in bytes. `None`: there is no such disk.
-    fn resize(&self, name: &str, bytes: u64) -> Option<Result<(), String>>;
+    /// The disk of a name.
+    fn disk(&self, name: &str) -> Option<&RunningDisk>;
+    /// Changes a disk's length in bytes, and tells the guest.
+    fn resize(&self, disk: &RunningDisk, bytes: u64) -> Result<(), String>;
     /// The network cards: names, addresses, counts, leases.
     fn cards(&self) -> Value;
     /// Plugs a card's cable in or out; it is named by its name or its MAC address.
@@ -183,18 +186,16 @@ fn block_resize(mut arguments: Arguments, subject: &dyn Subject) -> Result<Value
     let size = arguments.integer("size")?.ok_or_else(|| arguments.missing("size"))?;
     arguments.finish()?;
     let (device, node) = (device.unwrap_or_default(), node.unwrap_or_default());
-    let unknown = || Refusal::generic(format!("Cannot find device='{device}' nor node-name='{node}'"));
-    if !device.is_empty() && !node.is_empty() {
-        return Err(unknown());
-    }
-    let name = if device.is_empty() { &node } else { &device };
-    if subject.disks().as_array().is_some_and(|all| all.iter().all(|disk| disk["device"] != name.as_str())) {
-        return Err(unknown());
-    }
+    let name = match (device.as_str(), node.as_str()) {
+        (name, "") | ("", name) => Some(name),
+        _ => None,
+    };
+    let disk = name.and_then(|name| subject.disk(name));
+    let disk = disk.ok_or_else(|| Refusal::generic(format!("Cannot find device='{device}' nor node-name='{node}'")))?;
     let size = u64::try_from(size).map_err(|_| Refusal::generic("Parameter 'size' expects a >0 size"))?;
     if !size.is_multiple_of(kiln_image::SECTOR) {
         return Err(Refusal::generic("The new size must be a multiple of 512"));
     }
-    subject.resize(name, size).unwrap_or_else(|| Err(unknown().desc)).map_err(Refusal::generic)?;
+    subject.resize(disk, size).map_err(Refusal::generic)?;
     Ok(json!({}))
 }
