@@ -193,7 +193,7 @@ fn the_installers_menu_is_read_off_the_screen_and_is_qemus() {
 
     // The guest stands; what VNC shows is what its framebuffer holds, pixel for pixel.
     running.command("stop", None).unwrap();
-    assert_eq!(running.status().unwrap(), "paused");
+    assert_eq!(running.status().unwrap().as_deref(), Some("paused"));
     viewer.request(false).unwrap();
     viewer.update().unwrap();
     let shot = home.path().join("shot.png");

@@ -60,11 +60,12 @@ pub(super) fn known(name: &str) -> Result<Store, Failure> {
 
 // Its state, and why it is in it, in virsh's words; why it is off is written elsewhere.
 fn state(running: Option<&Running>) -> Result<(&'static str, Option<&'static str>), Failure> {
-    let Some(running) = running else { return Ok(("shut off", None)) };
-    Ok(match running.status()?.as_str() {
-        "paused" => ("paused", Some("user")),
-        "io-error" => ("paused", Some("I/O error")),
-        _ => ("running", Some("booted")),
+    let status = running.map(Running::status).transpose()?.flatten();
+    Ok(match status.as_deref() {
+        None => ("shut off", None),
+        Some("paused") => ("paused", Some("user")),
+        Some("io-error") => ("paused", Some("I/O error")),
+        Some(_) => ("running", Some("booted")),
     })
 }
 
@@ -133,7 +134,7 @@ pub(super) fn reset(one: &One) -> Result<ExitCode, Failure> {
 pub(super) fn suspend(one: &One) -> Result<ExitCode, Failure> {
     let store = known(&one.name)?;
     let running = Running::get(store.folders(), &one.name)?;
-    if running.status()? != "running" {
+    if running.status()?.ok_or_else(|| running::not_running(&one.name))? != "running" {
         return Err(Failure::new(Status::Conflict, format!("{:?} is paused already", one.name))
             .advise(format!("kiln domstate --reason {0} tells why; kiln resume {0} lets it go on.", one.name)));
     }
@@ -144,7 +145,7 @@ pub(super) fn suspend(one: &One) -> Result<ExitCode, Failure> {
 pub(super) fn resume(one: &One) -> Result<ExitCode, Failure> {
     let store = known(&one.name)?;
     let running = Running::get(store.folders(), &one.name)?;
-    if running.status()? == "running" {
+    if running.status()?.ok_or_else(|| running::not_running(&one.name))? == "running" {
         return Err(Failure::new(Status::Conflict, format!("{:?} is not paused", one.name)));
     }
     running.command("cont", None)?;

@@ -17,6 +17,8 @@ use crate::runner::{Ending, handover::MOST_DESCRIPTORS};
 
 /// How long a machine's process may take to answer, and to end when it is told to.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a process that doesn't answer any more may take to be gone.
+const LAST_BREATH: Duration = Duration::from_secs(2);
 
 /// A machine that runs.
 pub struct Running {
@@ -79,9 +81,7 @@ impl Running {
     /// # Errors
     /// When it doesn't run, or can't be talked to.
     pub fn get(folders: &Folders, name: &str) -> Result<Self, Failure> {
-        Self::find(folders, name)?.ok_or_else(|| {
-            Failure::new(Status::Failed, format!("{name:?} is not running")).advise(format!("kiln start {name}"))
-        })
+        Self::find(folders, name)?.ok_or_else(|| not_running(name))
     }
 
     fn trouble(&self, error: &io::Error) -> Failure {
@@ -116,13 +116,17 @@ impl Running {
         }
     }
 
-    /// `running`, `paused`, or `io-error` when a disk's error has paused it.
+    /// `running`, `paused`, or `io-error` when a disk's error has paused it; `None` when it has ended meanwhile.
     ///
     /// # Errors
     /// As [`Running::command`].
-    pub fn status(&self) -> Result<String, Failure> {
-        let answer = self.command("query-status", None)?;
-        Ok(answer["status"].as_str().unwrap_or("running").to_owned())
+    pub fn status(&self) -> Result<Option<String>, Failure> {
+        match self.command("query-status", None) {
+            Ok(answer) => Ok(Some(answer["status"].as_str().unwrap_or("running").to_owned())),
+            // Its process is at its end, and has closed the connection already.
+            Err(_) if self.wait(Some(LAST_BREATH)) => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Connects to its serial console.
@@ -172,6 +176,11 @@ impl Running {
         }
         if self.wait(Some(PATIENCE)) { Ok(()) } else { asked.map(drop) }
     }
+}
+
+/// What to say of a machine that doesn't run.
+pub fn not_running(name: &str) -> Failure {
+    Failure::new(Status::Failed, format!("{name:?} is not running")).advise(format!("kiln start {name}"))
 }
 
 /// By which the answer is told from greeting and events.

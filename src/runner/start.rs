@@ -248,6 +248,8 @@ fn launch(folders: &Folders, name: &str, domain: &Domain, opened: &Opened) -> Re
     let (mut ours, theirs) = UnixStream::pair().map_err(trouble)?;
     let mut child = Command::new(std::env::current_exe().map_err(trouble)?)
         .arg(RUN_MACHINE)
+        // The C library else keeps what a picture of the screen took, once for each thread that took one.
+        .env("MALLOC_MMAP_THRESHOLD_", (1 << 20).to_string())
         .stdin(OwnedFd::from(theirs))
         .stdout(log.try_clone().map_err(trouble)?)
         .stderr(log)
