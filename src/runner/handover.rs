@@ -186,24 +186,26 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
 mod tests {
     use super::*;
 
+    fn record() -> Record {
+        Record {
+            pid: 0,
+            vnc: None,
+            vnc_password: false,
+            websocket: None,
+            console: None,
+            control: "/run/control".into(),
+            network: Default::default(),
+            transient: false,
+        }
+    }
+
     #[test]
     fn an_order_arrives_with_its_descriptors() {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
         let descriptors = Descriptors::from([("kernel".to_owned(), read), (disk_label(0, 0), write)]);
         let long = "x".repeat(300_000);
-        let control = "/run/control".into();
-        let record = Record {
-            pid: 0,
-            vnc: None,
-            vnc_password: false,
-            websocket: None,
-            console: None,
-            control,
-            network: Default::default(),
-            transient: false,
-        };
-        let order = Order { xml: long, record, disks: vec![vec!["/d".into()]], labels: vec![] };
+        let order = Order { xml: long, record: record(), disks: vec![vec!["/d".into()]], labels: vec![] };
         let sender = std::thread::spawn(move || send_order(&mut ours, order, &descriptors));
         let (order, mut got) = receive_order(&mut theirs).unwrap();
         sender.join().unwrap().unwrap();
@@ -227,17 +229,7 @@ mod tests {
         }
         let (read, write) = rustix::pipe::pipe().unwrap();
         descriptors.insert("last".into(), write);
-        let record = Record {
-            pid: 0,
-            vnc: None,
-            vnc_password: false,
-            websocket: None,
-            console: None,
-            control: "/run/control".into(),
-            network: Default::default(),
-            transient: false,
-        };
-        let order = Order { xml: String::new(), record, disks: vec![], labels: vec![] };
+        let order = Order { xml: String::new(), record: record(), disks: vec![], labels: vec![] };
         let sender = std::thread::spawn(move || send_order(&mut ours, order, &descriptors));
         let (_, mut got) = receive_order(&mut theirs).unwrap();
         sender.join().unwrap().unwrap();
