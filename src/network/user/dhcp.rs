@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kiln_vmm::virtio::net::Mac;
 
 use super::addresses::*;
-use super::packet;
+use super::packet::{self, array};
 use crate::network::Lease;
 use crate::network::settings::mac_text;
 
@@ -65,10 +65,6 @@ struct Asked<'a> {
     address: Ipv4Addr,
     mac: Mac,
     options: &'a [u8],
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at + N)?.as_array().copied()
 }
 
 impl<'a> Asked<'a> {

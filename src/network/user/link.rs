@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use kiln_vmm::virtio::net::Mac;
 
 use super::addresses::*;
-use super::packet::{self, ICMP6, Packet};
+use super::packet::{self, ICMP6, Packet, array};
 
 const ARP_HEADER: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const ARP_REQUEST: [u8; 2] = [0, 1];
@@ -33,10 +33,6 @@ const QUOTE: usize = 548;
 const ROUTER_LIFETIME: u16 = 1800;
 const PREFIX_VALID: u32 = 86_400;
 const PREFIX_PREFERRED: u32 = 14_400;
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at + N)?.as_array().copied()
-}
 
 /// A station that ARP tells of, and the answer to it.
 pub(super) struct Arp {

@@ -46,10 +46,11 @@ pub(super) struct Packet<'a> {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.as_array().copied().map(u16::from_be_bytes)
+    array(bytes, at).map(u16::from_be_bytes)
 }
 
-fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+/// The bytes at a place, where there are as many.
+pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.as_array().copied()
 }
 
