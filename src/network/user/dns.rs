@@ -2,9 +2,11 @@
 //!
 //! Each query goes out from a port of its own, so that nobody can guess where an answer is awaited.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kiln_vmm::thread::Role;
@@ -43,7 +45,8 @@ pub(super) struct Relay {
     resolvers: Vec<SocketAddr>,
     mtu: u16,
     queries: Mutex<Vec<Query>>,
-    told: Mutex<bool>,
+    /// The log knows that no server answers.
+    told: AtomicBool,
 }
 
 fn socket_to(server: &SocketAddr) -> io::Result<UdpSocket> {
@@ -56,7 +59,7 @@ fn socket_to(server: &SocketAddr) -> io::Result<UdpSocket> {
 
 impl Relay {
     pub(super) fn new(label: &str, resolvers: Vec<SocketAddr>, mtu: u16) -> Self {
-        Self { label: label.into(), resolvers, mtu, queries: Mutex::default(), told: Mutex::new(false) }
+        Self { label: label.into(), resolvers, mtu, queries: Mutex::default(), told: AtomicBool::new(false) }
     }
 
     /// Takes a query; gives the packet that answers it when that is known at once.
@@ -65,7 +68,7 @@ impl Relay {
         if message.len() < HEADER || message.get(2).is_some_and(|flags| flags & 0x80 != 0) {
             return None;
         }
-        match self.send(message, 0, now) {
+        match self.send(message, 0) {
             Some((socket, tries)) => {
                 let mut queries = self.queries.lock();
                 if queries.len() >= MOST {
@@ -79,7 +82,7 @@ impl Relay {
     }
 
     // Sends to the next server that can be sent to. `None` when all have been tried.
-    fn send(&self, message: &[u8], from: usize, _now: Instant) -> Option<(Arc<UdpSocket>, usize)> {
+    fn send(&self, message: &[u8], from: usize) -> Option<(Arc<UdpSocket>, usize)> {
         (from..self.resolvers.len() * ROUNDS).find_map(|tries| {
             let server = self.resolvers.get(tries % self.resolvers.len())?;
             let socket = socket_to(server).ok()?;
@@ -102,24 +105,30 @@ impl Relay {
     pub(super) fn look(&self, now: Instant) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
         let mut queries = std::mem::take(&mut *self.queries.lock());
-        queries.retain_mut(|query| self.look_at(query, now, &mut packets));
+        if queries.is_empty() {
+            return packets;
+        }
+        let mut room = vec![0; LONGEST];
+        queries.retain_mut(|query| self.look_at(query, now, &mut room, &mut packets));
         let mut all = self.queries.lock();
         queries.append(&mut all);
         *all = queries;
         packets
     }
 
-    // Says whether the query goes on.
-    fn look_at(&self, query: &mut Query, now: Instant, packets: &mut Vec<Vec<u8>>) -> bool {
-        let mut answer = vec![0; LONGEST];
-        let late = match query.socket.recv(&mut answer) {
-            Ok(len) if answer.get(..2) == query.message.get(..2) && len >= HEADER => {
-                answer.truncate(len);
-                *self.told.lock() = false;
-                packets.push(packet::udp(query.server, query.guest, &fitting(answer, self.room(&query.guest))));
-                return false;
+    // Says whether the query goes on. Answers are read into `room`.
+    fn look_at(&self, query: &mut Query, now: Instant, room: &mut [u8], packets: &mut Vec<Vec<u8>>) -> bool {
+        let late = match query.socket.recv(room) {
+            Ok(len) => {
+                let answer = room.get(..len).unwrap_or_default();
+                if answer.get(..2) == query.message.get(..2) && len >= HEADER {
+                    self.told.store(false, Ordering::Relaxed);
+                    let answer = fitting(answer, self.room(&query.guest));
+                    packets.push(packet::udp(query.server, query.guest, &answer));
+                    return false;
+                }
+                now >= query.until
             }
-            Ok(_) => now >= query.until,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => now >= query.until,
             // Nobody listens there, or there is no way to it.
             Err(_) => true,
@@ -127,7 +136,7 @@ impl Relay {
         if !late {
             return true;
         }
-        match self.send(&query.message, query.tries, now) {
+        match self.send(&query.message, query.tries) {
             Some((socket, tries)) => {
                 (query.socket, query.tries, query.until) = (socket, tries, now + PATIENCE);
                 true
@@ -144,7 +153,7 @@ impl Relay {
     }
 
     fn failed(&self, guest: SocketAddr, server: SocketAddr, message: &[u8]) -> Vec<u8> {
-        if !std::mem::replace(&mut *self.told.lock(), true) {
+        if !self.told.swap(true, Ordering::Relaxed) {
             let list: Vec<String> = self.resolvers.iter().map(ToString::to_string).collect();
             let list = if list.is_empty() { "it has none".into() } else { list.join(", ") };
             log::warn!("{}: none of the host's name servers answers ({list}); the guest gets failures", self.label);
@@ -191,12 +200,12 @@ fn question_end(message: &[u8]) -> usize {
 }
 
 // Asks the guest to come again over TCP when an answer is longer than its link takes.
-fn fitting(answer: Vec<u8>, room: usize) -> Vec<u8> {
+fn fitting(answer: &[u8], room: usize) -> Cow<'_, [u8]> {
     if answer.len() <= room {
-        return answer;
+        return answer.into();
     }
     let code = answer.get(3).map_or(0, |flags| flags & 15);
-    answer_without(&answer, code, true)
+    answer_without(answer, code, true).into()
 }
 
 /// The name servers of a `resolv.conf` (resolv.conf(5)); the host's own when it names none.
@@ -296,9 +305,9 @@ mod tests {
     fn an_answer_too_long_for_the_link_asks_for_tcp() {
         let mut long = QUERY.to_vec();
         long.resize(2000, 7);
-        let short = fitting(long.clone(), 1472);
+        let short = fitting(&long, 1472);
         assert_eq!((short[2] & 2, short.len()), (2, 27));
-        assert_eq!(fitting(long.clone(), 2000), long);
+        assert_eq!(fitting(&long, 2000), long);
         for len in 0..QUERY.len() {
             answer_without(&QUERY[..len], SERVER_FAILURE, true);
         }
