@@ -53,7 +53,7 @@ impl Flows {
         Self { label: label.into(), most, table: HashMap::new(), told: false }
     }
 
-    /// Notes a packet, with TCP's flags. Says whether it may go on: what opens a connection when there is no room may not.
+    /// Notes a packet, with TCP's flags, which mean nothing for UDP. Says whether it may go on: what opens a connection when there is no room may not.
     pub(super) fn note(&mut self, key: Key, flags: u8, way: Way, now: Instant) -> bool {
         let opens = key.protocol == Protocol::Udp || flags & (SYN | ACK | RST | FIN) == SYN;
         let Some(flow) = self.table.get_mut(&key) else {

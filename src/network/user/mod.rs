@@ -290,7 +290,7 @@ impl Shared {
             Whose::Dns | Whose::Gateway if packet.fragment => false,
             Whose::Dns => self.ask_dns(mac, bytes, &packet, now),
             Whose::Gateway => self.udp_to_gateway(mac, bytes, now),
-            Whose::Outside => self.datagram(bytes, now),
+            Whose::Outside => self.datagram(bytes, &packet, now),
             Whose::Forbidden => self.answer(mac, Some(link::unreachable(bytes, &packet, Unreachable::Prohibited))),
             Whose::Neighbour | Whose::Group => false,
         }
@@ -327,10 +327,9 @@ impl Shared {
         self.engine.send(bytes, To::Outside)
     }
 
-    fn datagram(&self, bytes: &[u8], now: Instant) -> bool {
-        let Some(packet) = Packet::read(bytes) else { return false };
+    fn datagram(&self, bytes: &[u8], packet: &Packet<'_>, now: Instant) -> bool {
         // Parts of datagrams belong to flows that their first part can't be known by; the engine has a limit of its own.
-        let may = match key(Protocol::Udp, &packet, Way::FromGuest) {
+        let may = match key(Protocol::Udp, packet, Way::FromGuest) {
             Some(key) => self.flows.lock().note(key, 0, Way::FromGuest, now),
             None => packet.fragment,
         };
@@ -381,28 +380,24 @@ impl User for Shared {
         }
         let Some(packet) = Packet::read(inner) else { return };
         let protocol = if packet.protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
-        if let Some(key) = key(protocol, &packet, Way::ToGuest)
-            && !self.flows.lock().note(
-                key,
-                if protocol == Protocol::Tcp { packet.flags() } else { 0 },
-                Way::ToGuest,
-                Instant::now(),
-            )
-        {
-            return;
+        let may = key(protocol, &packet, Way::ToGuest)
+            .is_none_or(|key| self.flows.lock().note(key, packet.flags(), Way::ToGuest, Instant::now()));
+        if may {
+            self.put(frame);
         }
-        self.put(frame);
     }
 
     fn asks_by_tcp(self: Arc<Self>, stream: Arc<dyn Stream>) {
+        // One too many is closed, without a word in the log, which a guest could fill up that way.
+        if self.dns_streams.fetch_add(1, Ordering::AcqRel) >= MOST_DNS {
+            self.dns_streams.fetch_sub(1, Ordering::AcqRel);
+            return;
+        }
         let (shared, role) = (self.clone(), self.role);
-        let served = match self.dns_streams.fetch_add(1, Ordering::AcqRel) {
-            MOST_DNS.. => Err(io::Error::other("there are too many")),
-            _ => spawn(role, move || {
-                shared.relay.serve(role, &stream);
-                shared.dns_streams.fetch_sub(1, Ordering::AcqRel);
-            }),
-        };
+        let served = spawn(role, move || {
+            shared.relay.serve(role, &stream);
+            shared.dns_streams.fetch_sub(1, Ordering::AcqRel);
+        });
         if let Err(error) = served {
             self.dns_streams.fetch_sub(1, Ordering::AcqRel);
             log::warn!("a connection to the name server can't be served: {error}");
