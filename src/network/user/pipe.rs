@@ -3,7 +3,6 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
 
 use kiln_vmm::thread::{Role, spawn};
 
@@ -20,29 +19,24 @@ pub(super) trait Stream: Send + Sync + 'static {
     fn finish(&self) -> io::Result<()>;
 }
 
-impl Stream for pktkit::vclient::TcpConn {
-    fn read(&self, to: &mut [u8]) -> io::Result<usize> {
-        Self::read(self, to)
-    }
-    fn write(&self, from: &[u8]) -> io::Result<usize> {
-        Self::write(self, from)
-    }
-    fn finish(&self) -> io::Result<()> {
-        self.close()
-    }
+// The engine has two types for connections, which differ in who opens them alone.
+macro_rules! streams {
+    ($($name:ty),*) => {$(
+        impl Stream for $name {
+            fn read(&self, to: &mut [u8]) -> io::Result<usize> {
+                Self::read(self, to)
+            }
+            fn write(&self, from: &[u8]) -> io::Result<usize> {
+                Self::write(self, from)
+            }
+            fn finish(&self) -> io::Result<()> {
+                self.close()
+            }
+        }
+    )*};
 }
 
-impl Stream for pktkit::slirp::TcpStream {
-    fn read(&self, to: &mut [u8]) -> io::Result<usize> {
-        Self::read(self, to)
-    }
-    fn write(&self, from: &[u8]) -> io::Result<usize> {
-        Self::write(self, from)
-    }
-    fn finish(&self) -> io::Result<()> {
-        self.close()
-    }
-}
+streams!(pktkit::vclient::TcpConn, pktkit::slirp::TcpStream);
 
 /// Moves bytes both ways until both have ended; this thread does one of them.
 ///
@@ -54,10 +48,9 @@ pub(super) fn join(role: Role, guest: &Arc<dyn Stream>, host: TcpStream) -> io::
     let (other, to_guest) = (host.clone(), guest.clone());
     let inward = spawn(role, move || {
         let done = copy(|to| (&*other).read(to), |from| write_all(&*to_guest, from));
-        // A connection that broke is broken for the guest too, once nobody holds its end.
-        if done.is_ok() {
-            let _ = to_guest.finish();
-        } else {
+        // The guest hears the end of a broken connection as well: the engine can't break off one that is being read.
+        let _ = to_guest.finish();
+        if done.is_err() {
             let _ = other.shutdown(Shutdown::Both);
         }
     })?;
@@ -72,8 +65,8 @@ pub(super) fn join(role: Role, guest: &Arc<dyn Stream>, host: TcpStream) -> io::
 
 /// Breaks a connection off, so that the other side sees it broken and not ended.
 pub(super) fn reset(stream: &TcpStream) {
-    let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
-    let _ = stream.shutdown(Shutdown::Both);
+    // To shut it down would be a proper end to the other side. It fails only when there is no connection any more.
+    let _ = rustix::net::connect_unspec(stream);
 }
 
 fn write_all(to: &dyn Stream, mut bytes: &[u8]) -> io::Result<()> {

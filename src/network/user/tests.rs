@@ -1,6 +1,6 @@
 //! The network as a guest meets it. The guest's TCP is pktkit's client, and what it reaches is this host's loopback.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -246,7 +246,7 @@ fn a_forwarded_port_leads_to_the_guest() {
     let guest = Guest::on(Settings { forwards: vec![Forward::Tcp(listener, 80)], ..settings() });
     // Nobody listens in the guest: the connection breaks.
     let mut stream = TcpStream::connect(address).unwrap();
-    assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
+    assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let server = guest.client.listen_tcp(80).unwrap();
     for round in 0..3u8 {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -267,6 +267,21 @@ fn a_forwarded_port_leads_to_the_guest() {
         stream.read_to_end(&mut back).unwrap();
         assert!(back == answer);
     }
+}
+
+#[test]
+fn a_forwarded_connection_that_breaks_ends_for_the_guest() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let guest = Guest::on(Settings { forwards: vec![Forward::Tcp(listener, 80)], ..settings() });
+    let server = guest.client.listen_tcp(80).unwrap();
+    let stream = TcpStream::connect(address).unwrap();
+    let inside = server.accept().unwrap();
+    inside.set_read_timeout(Some(PATIENCE));
+    super::pipe::reset(&stream);
+    drop(stream);
+    let heard = inside.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert!(!matches!(heard, Ok(1..) | Err(ErrorKind::WouldBlock)), "{heard:?}");
 }
 
 #[test]
