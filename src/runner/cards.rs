@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::blueprint::{Blueprint, Card};
+use super::blueprint::Blueprint;
 use super::handover::Descriptors;
 use crate::failure::{Failure, Status};
 use crate::machine::folders::Folders;
@@ -27,6 +27,8 @@ use crate::network::{Forward, Protocol, Settings};
 
 /// Most ports that a machine forwards: each is a descriptor.
 const MOST_FORWARDS: usize = 4096;
+/// Descriptors that a machine needs beside them: connections, name servers' queries, disks, viewers.
+const RESERVE: u64 = 700;
 /// Most names that are tried.
 const MOST_NAMES: u32 = 65_536;
 
@@ -43,6 +45,13 @@ pub struct Plugged {
     pub source: Option<String>,
 }
 
+impl Plugged {
+    /// Whether a user means this one: by its name, or by the address that the definition gives it.
+    pub fn is(&self, wanted: &str) -> bool {
+        self.name == wanted || self.mac.eq_ignore_ascii_case(wanted)
+    }
+}
+
 /// What a running machine's cards have of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Network {
@@ -52,9 +61,15 @@ pub struct Network {
     pub resolvers: Vec<SocketAddr>,
 }
 
-enum Port {
-    Tcp(TcpListener),
-    Udp(UdpSocket),
+/// A port of the host that is bound.
+struct Bound {
+    /// The card's number.
+    card: usize,
+    protocol: Protocol,
+    port: u16,
+    /// Port of the guest.
+    to: u16,
+    socket: OwnedFd,
 }
 
 /// Tries out what [`open`] will need, and changes nothing.
@@ -62,7 +77,7 @@ enum Port {
 /// # Errors
 /// When a port can't be had.
 pub(super) fn rehearse(blueprint: &Blueprint) -> Result<(), Failure> {
-    blueprint.cards.iter().map(bind).collect::<Result<Vec<_>, _>>().map(drop)
+    bind(blueprint).map(drop)
 }
 
 /// Binds ports and takes names.
@@ -73,15 +88,11 @@ pub(super) fn open(folders: &Folders, blueprint: &Blueprint, files: &mut Descrip
     if blueprint.cards.is_empty() {
         return Ok(Network::default());
     }
+    for bound in bind(blueprint)? {
+        files.insert(forward_label(&bound, files.len()), bound.socket);
+    }
     let mut cards = Vec::new();
     for (number, card) in blueprint.cards.iter().enumerate() {
-        for (port, to, socket) in bind(card)? {
-            let (protocol, socket) = match socket {
-                Port::Tcp(listener) => (Protocol::Tcp, OwnedFd::from(listener)),
-                Port::Udp(socket) => (Protocol::Udp, OwnedFd::from(socket)),
-            };
-            files.insert(forward_label(number, protocol, to, files.len(), port), socket);
-        }
         let (name, held) = name(folders, card.interface.target.as_deref())?;
         files.insert(format!("card{number}"), held);
         let (kind, source) = card.interface.told();
@@ -92,31 +103,33 @@ pub(super) fn open(folders: &Folders, blueprint: &Blueprint, files: &mut Descrip
 }
 
 // Card, protocol and the guest's port are read back from it; the rest makes it one of its kind.
-fn forward_label(card: usize, protocol: Protocol, to: u16, count: usize, port: u16) -> String {
+fn forward_label(bound: &Bound, count: usize) -> String {
+    let Bound { card, protocol, port, to, .. } = bound;
     format!("forward-{card}-{}-{to}-{count}-{port}", protocol.name())
 }
 
-fn bind(card: &Card) -> Result<Vec<(u16, u16, Port)>, Failure> {
-    let mut bound = Vec::new();
-    for forward in &card.interface.forwards {
-        let address = forward.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        for (port, to) in forward.ports()? {
-            if bound.len() >= MOST_FORWARDS {
-                return Err(Failure::new(
-                    Status::Failed,
-                    format!("more than {MOST_FORWARDS} ports can't be forwarded"),
-                ));
-            }
-            raise_limit(bound.len());
-            let at = SocketAddr::new(address, port);
-            let socket = match forward.protocol {
-                Protocol::Tcp => TcpListener::bind(at).map(Port::Tcp),
-                Protocol::Udp => UdpSocket::bind(at).map(Port::Udp),
-            };
-            bound.push((port, to, socket.map_err(|error| not_bound(at, forward.protocol, &error))?));
+fn bind(blueprint: &Blueprint) -> Result<Vec<Bound>, Failure> {
+    let mut wanted = Vec::new();
+    for (number, card) in blueprint.cards.iter().enumerate() {
+        for forward in &card.interface.forwards {
+            wanted.extend(forward.ports()?.into_iter().map(|ports| (number, forward, ports)));
         }
     }
-    Ok(bound)
+    if wanted.len() > MOST_FORWARDS {
+        return Err(Failure::new(Status::Failed, format!("more than {MOST_FORWARDS} ports can't be forwarded")));
+    }
+    raise_limit(wanted.len());
+    let bound = wanted.into_iter().map(|(card, forward, (port, to))| {
+        let (protocol, address) = (forward.protocol, forward.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        let at = SocketAddr::new(address, port);
+        let socket = match protocol {
+            Protocol::Tcp => TcpListener::bind(at).map(OwnedFd::from),
+            Protocol::Udp => UdpSocket::bind(at).map(OwnedFd::from),
+        };
+        let socket = socket.map_err(|error| not_bound(at, protocol, &error))?;
+        Ok(Bound { card, protocol, port, to, socket })
+    });
+    bound.collect()
 }
 
 // Many ports take more descriptors than a process has at first; the machine's process inherits the limit.
@@ -124,7 +137,7 @@ fn raise_limit(wanted: usize) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let left = limit.current.unwrap_or(u64::MAX).saturating_sub(wanted as u64);
-    if left < 700 && limit.current < limit.maximum {
+    if left < RESERVE && limit.current < limit.maximum {
         // What the host doesn't give shows when a port is bound.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
@@ -233,7 +246,7 @@ impl Cards {
         let all = self.all.iter().zip(machine.cards()).map(|((plugged, network), card)| {
             let statistics = card.net().statistics();
             json!({
-                "name": plugged.name, "mac": mac_text(&card.net().mac()), "link": card.net().link(),
+                "name": plugged.name, "mac": plugged.mac, "link": card.net().link(),
                 "rx": traffic(&statistics.received), "tx": traffic(&statistics.sent), "leases": network.leases(),
             })
         });
@@ -245,8 +258,7 @@ impl Cards {
     /// # Errors
     /// When there is none.
     pub(super) fn set_link(&self, machine: &Machine, name: &str, up: bool) -> Result<(), String> {
-        let is_it = |plugged: &Plugged| plugged.name == name || plugged.mac.eq_ignore_ascii_case(name);
-        let number = self.all.iter().position(|(plugged, _)| is_it(plugged));
+        let number = self.all.iter().position(|(plugged, _)| plugged.is(name));
         let card = number.and_then(|number| machine.cards().get(number));
         card.ok_or_else(|| format!("Device '{name}' not found"))?.set_link(up);
         Ok(())
@@ -280,12 +292,13 @@ mod tests {
     #[test]
     fn forwards_find_their_card_again() {
         let socket = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
-        let mut files = Descriptors::from([
-            (forward_label(1, Protocol::Udp, 53, 7, 5353), socket()),
-            (forward_label(1, Protocol::Tcp, 80, 8, 8080), socket()),
-            (forward_label(10, Protocol::Tcp, 81, 9, 8081), socket()),
-            ("lock".to_owned(), socket()),
-        ]);
+        let mut files = Descriptors::from([("lock".to_owned(), socket())]);
+        for (card, protocol, port, to) in
+            [(1, Protocol::Udp, 5353, 53), (1, Protocol::Tcp, 8080, 80), (10, Protocol::Tcp, 8081, 81)]
+        {
+            let bound = Bound { card, protocol, port, to, socket: socket() };
+            files.insert(forward_label(&bound, files.len()), bound.socket);
+        }
         let found = forwards(1, &mut files);
         assert!(matches!(found[..], [Forward::Tcp(_, 80), Forward::Udp(_, 53)]), "{found:?}");
         assert_eq!(files.len(), 2);
