@@ -148,7 +148,7 @@ fn is_it(name: Option<&str>, mac: &str, wanted: &str) -> bool {
 }
 
 /// As virsh lays tables out: each column as wide as its longest word and three spaces.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let words = rows.iter().filter_map(|row| row.get(column)).map(|word| word.chars().count());
         words.chain(head.get(column).map(|word| word.len())).max().unwrap_or(0) + 3
@@ -196,6 +196,10 @@ fn ask(store: &Store, name: &str, what: &str) -> Result<Vec<Value>, Failure> {
             .why("Requested operation is not valid: domain is not running")
             .advise(format!("kiln start {name}")));
     };
+    cards_of(&running)
+}
+
+fn cards_of(running: &Running) -> Result<Vec<Value>, Failure> {
     let answer = running.command("kiln-cards", None)?;
     Ok(answer.as_array().cloned().unwrap_or_default())
 }
@@ -204,13 +208,17 @@ fn word<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 
+/// The one of a running machine's cards that is meant.
+fn find<'a>(cards: &'a [Value], wanted: &str) -> Option<&'a Value> {
+    cards.iter().find(|card| is_it(card["name"].as_str(), word(card, "mac"), wanted))
+}
+
 impl Statistics {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
         let store = known(&self.name)?;
         let what = format!("Failed to get interface stats {} {}", self.name, self.interface);
         let cards = ask(&store, &self.name, &what)?;
-        let card = cards.iter().find(|card| is_it(card["name"].as_str(), word(card, "mac"), &self.interface));
-        let card = card.ok_or_else(|| {
+        let card = find(&cards, &self.interface).ok_or_else(|| {
             Failure::new(Status::NotFound, what)
                 .why(format!("invalid argument: '{}' is not a known interface", self.interface))
                 .advise(format!("kiln domiflist {}", self.name))
@@ -270,10 +278,9 @@ impl GetLink {
         let store = known(&self.name)?;
         let state = match Running::find(store.folders(), &self.name)?.filter(|_| !self.config) {
             Some(running) => {
-                let answer = running.command("kiln-cards", None)?;
-                let cards = answer.as_array().cloned().unwrap_or_default();
-                let card = cards.iter().find(|c| is_it(c["name"].as_str(), word(c, "mac"), &self.interface)).cloned();
-                card.map(|card| if card["link"] == true { "up".to_owned() } else { "down".into() })
+                let cards = cards_of(&running)?;
+                find(&cards, &self.interface)
+                    .map(|card| if card["link"] == true { "up".to_owned() } else { "down".into() })
             }
             None => {
                 let domain = store.read(&self.name)?;
@@ -299,7 +306,7 @@ impl SetLink {
         match Running::find(store.folders(), &self.name)? {
             Some(running) if !self.config => {
                 let cards = &running.record.network.cards;
-                if !cards.iter().any(|card| is_it(Some(&card.name), &card.mac, &self.interface)) {
+                if !cards.iter().any(|card| card.is(&self.interface)) {
                     return Err(not_found(&self.interface, &self.name));
                 }
                 running.command_with("set_link", json!({ "name": self.interface, "up": up }), None)?;

@@ -10,6 +10,7 @@ use clap::Args;
 use kiln_domain::Domain;
 use serde_json::json;
 
+use super::cards::table;
 use super::{print, print_json};
 use crate::console;
 use crate::failure::{Failure, Status};
@@ -90,12 +91,8 @@ impl List {
             print_json(&rows)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(4);
-        let mut text = format!(" {:width$}   State\n{}\n", "Name", "-".repeat(width + 16));
-        for (name, state) in rows {
-            text.push_str(&format!(" {name:width$}   {state}\n"));
-        }
-        done(&text)
+        let rows: Vec<_> = rows.into_iter().map(|(name, state)| vec![name, state.to_owned()]).collect();
+        done(&table(&["Name", "State"], &rows))
     }
 }
 
