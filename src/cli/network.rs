@@ -115,12 +115,16 @@ fn network(text: &str) -> Result<NetworkWish, Failure> {
     let host_loopback = options.take_flag("hostLoopback")?.unwrap_or(false);
     let is_users = card.host_name.is_some() || host_loopback || !card.forwards.is_empty();
     if is_users && matches!(card.kind, Kind::Network(_)) {
-        return Err(Failure::new(Status::Usage, format!("--network {text}: this takes user mode"))
-            .why("forwarded ports, the host's loopback and a host name are a user-mode card's own, in libvirt too")
-            .advise("Say --network user,… in place of the network's name."));
+        return Err(takes_user_mode(text));
     }
     options.finish(KNOWN, &[])?;
     Ok(NetworkWish { card, host_loopback })
+}
+
+fn takes_user_mode(text: &str) -> Failure {
+    Failure::new(Status::Usage, format!("--network {text}: this takes user mode"))
+        .why("passt, forwarded ports, the host's loopback and a host name are a user-mode card's own, in libvirt too")
+        .advise("Say --network user,… in place of the network's name.")
 }
 
 // None: one is made up.
@@ -140,7 +144,10 @@ fn kind(options: &mut Suboptions, text: &str) -> Result<Kind, Failure> {
         Some("passt") => true,
         Some(other) => return Err(options.wrong("backend.type", other, "passt, or nothing, is expected")),
     };
-    let network = |name: &str| Kind::network(name).map_err(|failure| usage(text, failure));
+    let network = |name: &str| match passt {
+        true => Err(takes_user_mode(text)),
+        false => Kind::network(name).map_err(|failure| usage(text, failure)),
+    };
     match (kind.as_deref(), name.or(source)) {
         (None | Some("network"), Some(name)) => network(&name),
         (None, None) => Ok(Kind::User { passt }),
@@ -227,10 +234,11 @@ fn forward(options: &mut Suboptions, name: &str) -> Result<PortForward, Failure>
             port.map(Some).ok_or_else(|| options.wrong(&key, &text, "a port is expected, 1 to 65535"))
         };
         let (start, end, to) = (port("start")?, port("end")?, port("to")?);
-        let exclude = options.take_flag(&key(&format!("{range}.exclude")))?.unwrap_or(false);
+        let exclude = options.take_flag(&key(&format!("{range}.exclude")))?;
         if let Some(start) = start {
-            ranges.push(Range { start, end: end.unwrap_or(start), to: to.unwrap_or(start), exclude });
-        } else if end.is_some() || to.is_some() {
+            let (end, to) = (end.unwrap_or(start), to.unwrap_or(start));
+            ranges.push(Range { start, end, to, exclude: exclude.unwrap_or(false) });
+        } else if end.is_some() || to.is_some() || exclude.is_some() {
             return Err(Failure::new(Status::Usage, format!("--network {name}.{range}.start= is missing")));
         }
     }
@@ -304,6 +312,7 @@ mod tests {
             ("network=lab", "no network 'lab'"),
             ("default,portForward=80", "takes user mode"),
             ("network=default,hostLoopback=yes", "takes user mode"),
+            ("default,backend.type=passt", "takes user mode"),
             ("network", "network= is missing"),
             ("usr", "Did you mean user"),
             ("user,model=e1000e", "use virtio"),
@@ -315,6 +324,7 @@ mod tests {
             ("user,portForward=99999", "portForward=99999"),
             ("user,portForward0.dev=eth0,portForward0.range0.start=1", "'eth0'"),
             ("user,portForward0.range0.end=1", "start= is missing"),
+            ("user,portForward0.range0.start=1,portForward0.range1.exclude=yes", "start= is missing"),
             ("user,driver_queues=3", "one pair of queues"),
             ("user,rom_bar=on", "no ROM"),
             ("user,address.type=pci", "gives PCI addresses"),

@@ -155,8 +155,31 @@ pub fn check_target(text: &str) -> Result<String, Failure> {
 // Elements that change what the guest can do or reach, and so can't be left out.
 const REFUSED: &[&str] =
     &["filterref", "virtualport", "vlan", "ip", "route", "script", "guest", "teaming", "downscript"];
-// Elements whose absence nobody notices but by speed.
-const LEFT_OUT: &[&str] = &["bandwidth", "driver", "rom", "tune", "coalesce"];
+// What is read, with its attributes; `type` of a MAC address and an alias say nothing that kiln would do otherwise.
+const READ: &[(&str, &[&str])] = &[
+    ("address", &["type", "domain", "bus", "slot", "function"]),
+    ("alias", &["name"]),
+    ("backend", &["type", "hostname"]),
+    ("boot", &["order"]),
+    ("interface", &["type"]),
+    ("link", &["state"]),
+    ("mac", &["address", "type"]),
+    ("model", &["type"]),
+    ("mtu", &["size"]),
+    ("portForward", &["proto", "address", "dev"]),
+    ("range", &["start", "end", "to", "exclude"]),
+    ("source", &["network"]),
+    ("target", &["dev"]),
+];
+
+// Elements and attributes that are not read.
+fn left_out(element: &Element, warnings: &mut Vec<String>) {
+    let mut warn = |what: String| warnings.push(format!("{what} of a network card is left out: kiln does not have it"));
+    let name = element.name();
+    let Some((_, read)) = READ.iter().find(|(known, _)| *known == name) else { return warn(format!("<{name}>")) };
+    element.attributes().filter(|key| !read.contains(key)).for_each(|key| warn(format!("<{name} {key}=>")));
+    element.children().for_each(|child| left_out(child, warnings));
+}
 
 impl Interface {
     /// Reads an `<interface>`; what is left out of it goes to `warnings`.
@@ -174,10 +197,8 @@ impl Interface {
                 return Err(refuse(format!("a network card has a <{child}>, which kiln can't do yet"))
                     .advise("Take it out of the definition."));
             }
-            if LEFT_OUT.contains(&child) {
-                warnings.push(format!("<{child}> of a network card is left out: kiln does not have it"));
-            }
         }
+        left_out(element, warnings);
         let users = ["portForward", "backend"].into_iter().find(|name| element.find(name).is_some());
         if let (Kind::Network(_), Some(name)) = (&kind, users) {
             return Err(refuse(format!("a network card of type 'network' has a <{name}>"))
@@ -378,7 +399,14 @@ impl Range {
         if end < start {
             return Err(refuse(format!("a forwarded range of ports goes from {start} down to {end}")));
         }
-        Ok(Self { start, end, to, exclude: element.attribute("exclude") == Some("yes") })
+        let exclude = match element.attribute("exclude") {
+            None | Some("no") => false,
+            Some("yes") => true,
+            Some(other) => {
+                return Err(refuse(format!("a forwarded range has exclude='{other}'; yes or no is expected")));
+            }
+        };
+        Ok(Self { start, end, to, exclude })
     }
 }
 
@@ -415,10 +443,14 @@ mod tests {
         assert_eq!(card, wanted);
         assert_eq!(user("<backend type='passt' hostname='h'/>").unwrap().host_name.as_deref(), Some("h"));
         let mut warnings = Vec::new();
-        let document =
-            Document::parse("<interface type='user'><driver queues='4'/><alias name='net0'/></interface>").unwrap();
-        Interface::read(document.root(), &mut warnings).unwrap();
-        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        let text = "<interface type='user' trustGuestRxFilters='yes'><driver queues='4'/><alias name='net0'/>\
+                    <source dev='eth0'/><port isolated='yes'/><backend logFile='/l' type='passt'/></interface>";
+        Interface::read(Document::parse(text).unwrap().root(), &mut warnings).unwrap();
+        for what in ["interface trustGuestRxFilters=", "driver", "source dev=", "port", "backend logFile="] {
+            let start = format!("<{what}> of a network card is left out");
+            assert!(warnings.iter().any(|warning| warning.starts_with(&start)), "{what}: {warnings:?}");
+        }
+        assert_eq!(warnings.len(), 5, "{warnings:?}");
     }
 
     #[test]
@@ -440,6 +472,7 @@ mod tests {
             ("<portForward proto='tcp' dev='eth0'><range start='1'/></portForward>", "'eth0'"),
             ("<portForward proto='tcp'><range start='9' end='8'/></portForward>", "down to 8"),
             ("<portForward proto='tcp'><range start='0'/></portForward>", "start '0'"),
+            ("<portForward proto='tcp'><range start='1' exclude='true'/></portForward>", "exclude='true'"),
             ("<portForward proto='tcp'><range start='1' end='9' to='65530'/></portForward>", "ports end at 65535"),
             ("<portForward proto='tcp'><range start='1' end='9'/><range start='5'/></portForward>", "forwarded twice"),
             ("<portForward proto='tcp' address='here'><range start='1'/></portForward>", "no IP address"),
