@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use kiln_vmm::thread::{Role, spawn};
 use parking_lot::Mutex;
 use pktkit::fragment::{Fragmentation, fragment};
-use pktkit::slirp::{DestFilter, Stack};
+use pktkit::slirp::{DestFilter, Stack, TcpStream};
 use pktkit::vclient::{Client, ClientConfig};
 use pktkit::vtcp::Tuning;
 use pktkit::{IpPrefix, L3Device, Packet};
@@ -52,6 +53,7 @@ impl Drop for Running {
 
 /// The engine, which may run or not.
 pub(super) struct Engine {
+    role: Role,
     label: String,
     mtu: u16,
     reach: Reach,
@@ -79,8 +81,8 @@ pub(super) enum To {
 }
 
 impl Engine {
-    pub(super) fn new(label: &str, mtu: u16, reach: Reach, user: Weak<dyn User>) -> Self {
-        Self { label: label.into(), mtu, reach, user, running: Mutex::default(), failed: AtomicBool::new(false) }
+    pub(super) fn new(role: Role, label: &str, mtu: u16, reach: Reach, user: Weak<dyn User>) -> Self {
+        Self { role, label: label.into(), mtu, reach, user, running: Mutex::default(), failed: AtomicBool::new(false) }
     }
 
     fn running(&self) -> io::Result<Arc<Running>> {
@@ -125,20 +127,17 @@ impl Engine {
 
     // The name server's TCP port. The threads end with the stack.
     fn listen(&self, stack: &Arc<Stack>) -> io::Result<()> {
-        let spawn = |body: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name("dns".into()).spawn(body);
+        type Accept = Box<dyn Fn() -> Option<TcpStream> + Send>;
         let (v4, v6) = (stack.listen("tcp4", &format!("{DNS}:53"))?, stack.listen6(&format!("[{DNS6}]:53"))?);
-        let user = self.user.clone();
-        spawn(Box::new(move || {
-            while let (Ok(stream), Some(user)) = (v4.accept(), user.upgrade()) {
-                user.asks_by_tcp(Arc::new(stream));
-            }
-        }))?;
-        let user = self.user.clone();
-        spawn(Box::new(move || {
-            while let (Ok(stream), Some(user)) = (v6.accept(), user.upgrade()) {
-                user.asks_by_tcp(Arc::new(stream));
-            }
-        }))?;
+        let accepts: [Accept; 2] = [Box::new(move || v4.accept().ok()), Box::new(move || v6.accept().ok())];
+        for accept in accepts {
+            let user = self.user.clone();
+            spawn(self.role, move || {
+                while let (Some(stream), Some(user)) = (accept(), user.upgrade()) {
+                    user.asks_by_tcp(Arc::new(stream));
+                }
+            })?;
+        }
         Ok(())
     }
 

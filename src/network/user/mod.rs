@@ -91,10 +91,10 @@ impl UserNetwork {
     pub fn start(settings: Settings) -> io::Result<Arc<Self>> {
         let Settings { number, label, machine, mac, mtu, flows, outside, host_loopback, resolvers, forwards } =
             settings;
-        let reach = Reach { outside, loopback: host_loopback };
+        let (role, reach) = (Role::Network(number), Reach { outside, loopback: host_loopback });
         let (queue, wake) = (Queue::new()?, eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
         let shared = Arc::new_cyclic(|me: &Weak<Shared>| Shared {
-            role: Role::Network(number),
+            role,
             mtu,
             loopback: host_loopback,
             queue,
@@ -103,14 +103,14 @@ impl UserNetwork {
             flows: Mutex::new(Flows::new(&label, flows)),
             relay: Relay::new(&label, resolvers, mtu),
             peers: Peers::new(),
-            engine: Engine::new(&label, mtu, reach, me.clone()),
+            engine: Engine::new(role, &label, mtu, reach, me.clone()),
             dns_streams: AtomicUsize::new(0),
             wants_router: AtomicBool::new(false),
             wake,
             ended: AtomicBool::new(false),
         });
         let clerk = clerk::Clerk::new(shared.clone(), forwards)?;
-        let clerk = spawn(shared.role, move || clerk.work())?;
+        let clerk = spawn(role, move || clerk.work())?;
         Ok(Arc::new(Self { shared, clerk: Mutex::new(Some(clerk)) }))
     }
 
