@@ -12,6 +12,7 @@ use super::{print, print_json};
 use crate::failure::{Failure, Status};
 use crate::machine::Store;
 use crate::machine::running::Running;
+use crate::runner::cards::is_meant;
 
 /// List a machine's network cards
 #[derive(Debug, Args)]
@@ -51,7 +52,7 @@ enum Source {
 pub(super) struct Addresses {
     /// Name of the machine
     name: String,
-    /// One card's alone, by its name
+    /// One card's alone, by its name (vnet0) or MAC address
     #[arg(long, value_name = "CARD")]
     interface: Option<String>,
     /// Name and MAC address on each line
@@ -143,10 +144,6 @@ fn plugged(running: &Running) -> Vec<Card> {
     cards.map(card).collect()
 }
 
-fn is_it(name: Option<&str>, mac: &str, wanted: &str) -> bool {
-    name == Some(wanted) || mac.eq_ignore_ascii_case(wanted)
-}
-
 /// As virsh lays tables out: each column as wide as its longest word and three spaces.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -208,9 +205,13 @@ fn word<'a>(value: &'a Value, name: &str) -> &'a str {
     value[name].as_str().unwrap_or_default()
 }
 
+fn is_told(card: &Value, wanted: &str) -> bool {
+    is_meant(card["name"].as_str(), word(card, "mac"), wanted)
+}
+
 /// The one of a running machine's cards that is meant.
 fn find<'a>(cards: &'a [Value], wanted: &str) -> Option<&'a Value> {
-    cards.iter().find(|card| is_it(card["name"].as_str(), word(card, "mac"), wanted))
+    cards.iter().find(|card| is_told(card, wanted))
 }
 
 impl Statistics {
@@ -247,8 +248,7 @@ impl Addresses {
         let cards = ask(&store, &self.name, what)?;
         let mut text = " Name       MAC address          Protocol     Address\n".to_owned() + &"-".repeat(79) + "\n";
         let mut data = Vec::new();
-        for card in cards.iter().filter(|card| self.interface.as_deref().is_none_or(|name| name == word(card, "name")))
-        {
+        for card in cards.iter().filter(|card| self.interface.as_deref().is_none_or(|wanted| is_told(card, wanted))) {
             for (number, lease) in card["leases"].as_array().into_iter().flatten().enumerate() {
                 let (name, mac, address) = (word(card, "name"), word(lease, "mac"), word(lease, "address"));
                 let (prefix, kind) = (&lease["prefix"], if address.contains(':') { "ipv6" } else { "ipv4" });
@@ -296,7 +296,7 @@ impl GetLink {
 
 fn is_wanted(device: &Element, wanted: &str) -> bool {
     let mac = attribute(device, "mac", "address").unwrap_or_default();
-    is_card(device) && is_it(attribute(device, "target", "dev").as_deref(), &mac, wanted)
+    is_card(device) && is_meant(attribute(device, "target", "dev").as_deref(), &mac, wanted)
 }
 
 impl SetLink {

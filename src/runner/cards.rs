@@ -45,10 +45,15 @@ pub struct Plugged {
     pub source: Option<String>,
 }
 
+/// Whether a user means the card of this name and address, who may say either.
+pub fn is_meant(name: Option<&str>, mac: &str, wanted: &str) -> bool {
+    name == Some(wanted) || mac.eq_ignore_ascii_case(wanted)
+}
+
 impl Plugged {
-    /// Whether a user means this one: by its name, or by the address that the definition gives it.
+    /// Whether a user means this one.
     pub fn is(&self, wanted: &str) -> bool {
-        self.name == wanted || self.mac.eq_ignore_ascii_case(wanted)
+        is_meant(Some(&self.name), &self.mac, wanted)
     }
 }
 
