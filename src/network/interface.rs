@@ -189,8 +189,13 @@ impl Interface {
     pub fn read(element: &Element, warnings: &mut Vec<String>) -> Result<Self, Failure> {
         let value = |name: &str, attribute: &str| element.find(name).and_then(|e| e.attribute(attribute));
         let kind = Kind::read(element)?;
-        if let Some(model) = value("model", "type").filter(|model| !model.starts_with("virtio")) {
-            return Err(no_model(model));
+        match value("model", "type") {
+            None | Some("virtio" | "virtio-non-transitional") => {}
+            // What it has more is for drivers from before VIRTIO 1.0.
+            Some(model @ "virtio-transitional") => {
+                warnings.push(format!("a network card 'virtio' stands in for '{model}'"));
+            }
+            Some(model) => return Err(no_model(model)),
         }
         for child in element.children().map(Element::name) {
             if REFUSED.contains(&child) {
@@ -457,6 +462,7 @@ mod tests {
     fn what_kiln_does_not_have_is_refused_by_name() {
         for (inside, says) in [
             ("<model type='e1000e'/>", "'e1000e' is not there"),
+            ("<model type='virtio-gpu'/>", "'virtio-gpu' is not there"),
             ("<mac address='53:54:00:01:02:03'/>", "its first byte is odd"),
             ("<mac address='52:54:00:01:02'/>", "six bytes"),
             ("<mtu size='100'/>", "from 576 to 65520"),
