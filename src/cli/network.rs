@@ -108,8 +108,16 @@ fn network(text: &str) -> Result<NetworkWish, Failure> {
         mtu: options.take("mtu.size").map(|size| interface::check_mtu(&size)).transpose().map_err(told)?,
         link,
         target: options.take("target.dev").map(|name| interface::check_target(&name)).transpose().map_err(told)?,
-        host_name: options.take("backend.hostname"),
-        boot_order: options.take_number("boot.order")?,
+        host_name: options
+            .take("backend.hostname")
+            .map(|name| interface::check_host_name(&name))
+            .transpose()
+            .map_err(told)?,
+        boot_order: options
+            .take("boot.order")
+            .map(|order| interface::check_boot_order(&order))
+            .transpose()
+            .map_err(told)?,
         forwards: forwards(&mut options)?,
     };
     let host_loopback = options.take_flag("hostLoopback")?.unwrap_or(false);
@@ -333,7 +341,9 @@ mod tests {
             ("user,virtualport_type=x", "takes root"),
             ("user,portgroup=foo", "port groups"),
             ("user,banana=1", "no sub-option \"banana\""),
-            ("user,boot.order=x", "a number is expected"),
+            ("user,boot.order=x", "no number above 0"),
+            ("user,boot.order=0", "no number above 0"),
+            ("user,backend.hostname=---", "can't be a host's name"),
         ] {
             let failure = network(text).unwrap_err();
             assert_eq!(failure.status, Status::Usage, "{text}");

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Protocol;
 use super::settings::{LEAST_MTU, MTU, mac_bytes};
+use super::user::host_name;
 use crate::failure::{Failure, Status};
 
 /// The network that always exists.
@@ -152,6 +153,26 @@ pub fn check_target(text: &str) -> Result<String, Failure> {
         .why(format!("1 to {NAME} letters, digits and signs are expected, no space, slash, colon or percent sign")))
 }
 
+/// Checks a name for the guest, of which DHCP tells what a host's name may have.
+///
+/// # Errors
+/// When that is nothing.
+pub fn check_host_name(text: &str) -> Result<String, Failure> {
+    let told = host_name(text).map(|_| text.to_owned());
+    told.ok_or_else(|| {
+        refuse(format!("'{text}' can't be a host's name")).why("it has no letter or digit to begin with")
+    })
+}
+
+/// Checks a place in the boot order.
+///
+/// # Errors
+/// When it is none.
+pub fn check_boot_order(text: &str) -> Result<u32, Failure> {
+    let order = text.parse().ok().filter(|order| *order > 0);
+    order.ok_or_else(|| refuse(format!("the boot order '{text}' of a network card is no number above 0")))
+}
+
 // Elements that change what the guest can do or reach, and so can't be left out.
 const REFUSED: &[&str] =
     &["filterref", "virtualport", "vlan", "ip", "route", "script", "guest", "teaming", "downscript"];
@@ -215,18 +236,14 @@ impl Interface {
             Some("down") => false,
             Some(other) => return Err(refuse(format!("the link state '{other}' is neither up nor down"))),
         };
-        let boot_order = value("boot", "order").map(|text| text.parse().ok().filter(|order| *order > 0));
-        if boot_order == Some(None) {
-            return Err(refuse("a network card's boot order is no number above 0"));
-        }
         Ok(Self {
             kind,
             mac: value("mac", "address").map(check_mac).transpose()?,
             mtu: value("mtu", "size").map(check_mtu).transpose()?,
             link,
             target: value("target", "dev").map(check_target).transpose()?,
-            host_name: value("backend", "hostname").map(str::to_owned),
-            boot_order: boot_order.flatten(),
+            host_name: value("backend", "hostname").map(check_host_name).transpose()?,
+            boot_order: value("boot", "order").map(check_boot_order).transpose()?,
             forwards: element.all("portForward").map(PortForward::read).collect::<Result<_, _>>()?,
         })
     }
@@ -473,6 +490,8 @@ mod tests {
             ("<vlan/>", "<vlan>"),
             ("<backend type='slirp'/>", "'slirp' is not there"),
             ("<boot order='x'/>", "boot order"),
+            ("<boot order='0'/>", "boot order"),
+            ("<backend hostname='-_-'/>", "'-_-' can't be a host's name"),
             ("<portForward proto='sctp'><range start='1'/></portForward>", "'sctp'"),
             ("<portForward proto='tcp'/>", "names no port"),
             ("<portForward proto='tcp' dev='eth0'><range start='1'/></portForward>", "'eth0'"),

@@ -104,7 +104,7 @@ impl<'a> Asked<'a> {
 }
 
 /// A name that a host may have, as near to `name` as can be (RFC 1123, 2.1).
-fn host_name(name: &str) -> Option<String> {
+pub fn host_name(name: &str) -> Option<String> {
     let dashed: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(NAME).collect();
     let trimmed = dashed.trim_matches('-');
     (!trimmed.is_empty()).then(|| trimmed.to_owned())

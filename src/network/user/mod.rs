@@ -42,6 +42,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use self::addresses::*;
 use self::dhcp::Dhcp;
+pub use self::dhcp::host_name;
 use self::dns::Relay;
 pub use self::dns::resolvers;
 use self::engine::{Engine, Reach, To, User};
