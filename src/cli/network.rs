@@ -104,20 +104,12 @@ fn network(text: &str) -> Result<NetworkWish, Failure> {
     };
     let card = Interface {
         kind,
-        mac: mac(&mut options).map_err(told)?,
-        mtu: options.take("mtu.size").map(|size| interface::check_mtu(&size)).transpose().map_err(told)?,
+        mac: checked(&mut options, "mac", mac).map_err(told)?.flatten(),
+        mtu: checked(&mut options, "mtu.size", interface::check_mtu).map_err(told)?,
         link,
-        target: options.take("target.dev").map(|name| interface::check_target(&name)).transpose().map_err(told)?,
-        host_name: options
-            .take("backend.hostname")
-            .map(|name| interface::check_host_name(&name))
-            .transpose()
-            .map_err(told)?,
-        boot_order: options
-            .take("boot.order")
-            .map(|order| interface::check_boot_order(&order))
-            .transpose()
-            .map_err(told)?,
+        target: checked(&mut options, "target.dev", interface::check_target).map_err(told)?,
+        host_name: checked(&mut options, "backend.hostname", interface::check_host_name).map_err(told)?,
+        boot_order: checked(&mut options, "boot.order", interface::check_boot_order).map_err(told)?,
         forwards: forwards(&mut options)?,
     };
     let host_loopback = options.take_flag("hostLoopback")?.unwrap_or(false);
@@ -135,13 +127,18 @@ fn takes_user_mode(text: &str) -> Failure {
         .advise("Say --network user,… in place of the network's name.")
 }
 
+// Takes a value out that is there and right.
+fn checked<T>(
+    options: &mut Suboptions,
+    key: &str,
+    check: impl Fn(&str) -> Result<T, Failure>,
+) -> Result<Option<T>, Failure> {
+    options.take(key).map(|value| check(&value)).transpose()
+}
+
 // None: one is made up.
-fn mac(options: &mut Suboptions) -> Result<Option<Mac>, Failure> {
-    match options.take("mac") {
-        None => Ok(None),
-        Some(text) if text == "RANDOM" => Ok(None),
-        Some(text) => interface::check_mac(&text).map(Some),
-    }
+fn mac(text: &str) -> Result<Option<Mac>, Failure> {
+    if text == "RANDOM" { Ok(None) } else { interface::check_mac(text).map(Some) }
 }
 
 fn kind(options: &mut Suboptions, text: &str) -> Result<Kind, Failure> {
@@ -230,8 +227,7 @@ fn forward(options: &mut Suboptions, name: &str) -> Result<PortForward, Failure>
         Some("udp") => Protocol::Udp,
         Some(other) => return Err(options.wrong(&key("proto"), other, "tcp or udp is expected")),
     };
-    let address =
-        options.take(&key("address")).map(|text| interface::check_address(&text)).transpose().map_err(told)?;
+    let address = checked(options, &key("address"), interface::check_address).map_err(told)?;
     let mut ranges = Vec::new();
     // A range without a number is the first one.
     for range in std::iter::once("range".to_owned()).chain((0..64).map(|n| format!("range{n}"))) {
