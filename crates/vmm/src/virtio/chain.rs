@@ -192,9 +192,8 @@ impl Heads {
 }
 
 impl<'m> Chain<'m> {
-    /// Puts another chain behind this one.
+    /// Puts another chain behind this one, of which nothing is to be read.
     pub(super) fn join(&mut self, other: Chain<'m>) {
-        self.readable.extend(other.readable);
         self.writable.extend(other.writable);
         self.heads.more.push(other.heads.first);
     }

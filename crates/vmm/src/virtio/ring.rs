@@ -90,6 +90,8 @@ impl Ring {
         let Some(mut all) = take(&mut self.queue, &self.memory)? else { return Ok(Gathered::Short(0)) };
         while all.writable.len() < room && all.heads.count() < self.queue.size() {
             match take(&mut self.queue, &self.memory)? {
+                // Such chains are for writing alone (5.1.6.3); any number of pieces to read would heap up here.
+                Some(next) if !next.readable.is_empty() => return Err(Broken::Order),
                 Some(next) => all.join(next),
                 None => return Ok(Gathered::Short(all.heads.count())),
             }

@@ -125,6 +125,19 @@ fn a_long_frame_fills_several_buffers_that_are_used_together() {
 }
 
 #[test]
+fn buffers_that_are_joined_have_nothing_to_read() {
+    let (mut driver, cable, _net) = card();
+    driver.start(ALL, 3, 16);
+    driver.post(RECEIVE, &[Piece(DATA, 600, true)]);
+    driver.post(RECEIVE, &[Piece(DATA + 0x1000, 8, false), Piece(DATA + 0x2000, 600, true)]);
+    cable.put(&noise(2, 1000), Offload::default());
+    driver.kick(RECEIVE);
+    driver.wait_vector(0);
+    assert_ne!(driver.status() & STATUS_NEEDS_RESET, 0);
+    assert_eq!(driver.used(RECEIVE), None);
+}
+
+#[test]
 fn what_fits_into_no_buffer_is_dropped_and_the_next_frame_comes() {
     let (mut driver, cable, net) = card();
     driver.start(ALL & !FEATURE_MERGED_BUFFERS, 3, 16);
