@@ -11,7 +11,7 @@ use kiln_vmm::thread::spawn;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::addresses::{GATEWAY, GUEST};
-use super::{Shared, packet, pipe};
+use super::{Shared, packet, pipe, queue};
 use crate::network::Forward;
 
 /// How often a guest with IPv6 is told of its router: three times in its lifetime there.
@@ -52,7 +52,7 @@ impl Clerk {
     pub(super) fn work(mut self) {
         while !self.shared.ended.load(Ordering::Acquire) {
             let (tcp, udp) = self.wait();
-            let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
+            queue::hush(&self.shared.wake);
             for packet in self.shared.relay.look(Instant::now()) {
                 self.shared.put_pieces(packet);
             }

@@ -38,7 +38,6 @@ use std::time::Instant;
 use kiln_vmm::thread::{Role, spawn};
 use kiln_vmm::virtio::net::{ETHERNET, Mac, Network, Offload, Received, Takes};
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, eventfd};
 
 use self::addresses::*;
 use self::dhcp::Dhcp;
@@ -93,7 +92,7 @@ impl UserNetwork {
         let Settings { number, label, machine, mac, mtu, flows, outside, host_loopback, resolvers, forwards } =
             settings;
         let (role, reach) = (Role::Network(number), Reach { outside, loopback: host_loopback });
-        let (queue, wake) = (Queue::new()?, eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let (queue, wake) = (Queue::new()?, queue::event()?);
         let shared = Arc::new_cyclic(|me: &Weak<Shared>| Shared {
             role,
             mtu,
@@ -169,8 +168,7 @@ impl Network for UserNetwork {
 
 impl Shared {
     fn wake(&self) {
-        // It only refuses when its count is full, and then the clerk is awake anyhow.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        queue::signal(&self.wake);
     }
 
     // Takes a frame of the guest's. Says whether it was of use.

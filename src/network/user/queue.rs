@@ -17,6 +17,25 @@ const MOST_BYTES: usize = 8 << 20;
 /// Most frames that wait.
 const MOST_FRAMES: usize = 4096;
 
+/// A descriptor that can be read once it has been signalled.
+///
+/// # Errors
+/// When the host has no descriptor left.
+pub(super) fn event() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)
+}
+
+/// Wakes whoever waits for it.
+pub(super) fn signal(event: &OwnedFd) {
+    // It only refuses when its count is full, and then the other is awake anyhow.
+    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+}
+
+/// Takes signals back; there may be none.
+pub(super) fn hush(event: &OwnedFd) {
+    let _ = rustix::io::read(event, &mut [0; 8]);
+}
+
 #[derive(Default)]
 struct Frames {
     all: VecDeque<Received>,
@@ -34,8 +53,7 @@ impl Queue {
     /// # Errors
     /// When the host has no descriptor left.
     pub(super) fn new() -> io::Result<Self> {
-        let event = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-        Ok(Self { frames: Mutex::default(), event, lost: AtomicU64::new(0) })
+        Ok(Self { frames: Mutex::default(), event: Arc::new(event()?), lost: AtomicU64::new(0) })
     }
 
     pub(super) fn put(&self, frame: Received) {
@@ -47,8 +65,7 @@ impl Queue {
         frames.bytes += frame.bytes.len();
         frames.all.push_back(frame);
         if frames.all.len() == 1 {
-            // It only refuses when its count is full, and then the reader is awake anyhow.
-            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+            signal(&self.event);
         }
     }
 
@@ -57,8 +74,7 @@ impl Queue {
         let next = frames.all.pop_front();
         match &next {
             Some(frame) => frames.bytes -= frame.bytes.len(),
-            // Nothing to take back when nothing was put in since.
-            None => drop(rustix::io::read(&self.event, &mut [0; 8])),
+            None => hush(&self.event),
         }
         next
     }

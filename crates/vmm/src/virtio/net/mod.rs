@@ -120,11 +120,7 @@ impl Net {
 
     fn config(&self) -> [u8; CONFIG_LEN] {
         let mut config = [0; CONFIG_LEN];
-        let mut set = |at: usize, value: &[u8]| {
-            for (byte, value) in config.iter_mut().skip(at).zip(value) {
-                *byte = *value;
-            }
-        };
+        let mut set = |at, value: &[u8]| offload::put(&mut config, at, value);
         set(CONFIG_MAC, &self.mac());
         set(CONFIG_STATUS, &(if self.link() { STATUS_LINK_UP } else { 0 }).to_le_bytes());
         set(CONFIG_MTU, &self.mtu.to_le_bytes());

@@ -70,6 +70,13 @@ fn u16_at(header: &[u8; HEADER_LEN], at: usize) -> u16 {
     u16::from_le_bytes([byte(at), byte(at + 1)])
 }
 
+/// Writes a field; what lies behind the end is left out.
+pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    for (byte, value) in bytes.iter_mut().skip(at).zip(value) {
+        *byte = *value;
+    }
+}
+
 impl Offload {
     /// Reads a driver's header before a frame of `len` bytes; `None` when it is one that the driver may not send.
     pub(super) fn read(header: &[u8; HEADER_LEN], len: usize, features: u64) -> Option<Self> {
@@ -104,11 +111,7 @@ impl Offload {
     /// The header before a frame that takes `buffers` buffers. What the driver doesn't take isn't said.
     pub(super) fn write(&self, takes: Takes, buffers: u16) -> [u8; HEADER_LEN] {
         let mut header = [0; HEADER_LEN];
-        let mut set = |at: usize, value: &[u8]| {
-            for (byte, value) in header.iter_mut().skip(at).zip(value) {
-                *byte = *value;
-            }
-        };
+        let mut set = |at, value: &[u8]| put(&mut header, at, value);
         if let Some(partial) = self.checksum {
             set(HEADER_FLAGS, &[FLAG_NEEDS_CSUM]);
             set(HEADER_CSUM_START, &partial.start.to_le_bytes());
