@@ -228,11 +228,6 @@ impl Element {
         self.attributes.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    /// Names of its attributes, in their order.
-    pub fn attributes(&self) -> impl Iterator<Item = &str> {
-        self.attributes.iter().map(|(name, _)| name.as_str())
-    }
-
     /// Sets an attribute.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         let value = value.into();
