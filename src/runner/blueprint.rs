@@ -18,7 +18,7 @@ use crate::failure::{Failure, Status};
 use crate::network::Interface;
 use crate::network::settings::{MTU, mac_text};
 pub use disk::{CacheMode, Disk, driver_values};
-pub use graphics::{Vnc, is_websocket_port};
+pub use graphics::{Vnc, is_port};
 
 /// Most processors of a machine.
 pub const MOST_CPUS: u32 = kiln_vmm::config::MAX_VCPUS;
@@ -234,11 +234,12 @@ impl Blueprint {
             return Ok(());
         }
         self.display = Some(place(device)?.ok_or_else(|| no_address(device))?);
+        graphics::leave_out_of_video(device, &mut self.warnings);
         Ok(())
     }
 
     fn graphics(&mut self, device: &Element) -> Result<(), Failure> {
-        let Some(vnc) = Vnc::read(device)? else { return Ok(()) };
+        let Some(vnc) = Vnc::read(device, &mut self.warnings)? else { return Ok(()) };
         if self.vnc.replace(vnc).is_some() {
             return Err(refuse("the machine has two VNC servers; one is what kiln has"));
         }

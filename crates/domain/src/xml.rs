@@ -228,6 +228,11 @@ impl Element {
         self.attributes.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
+    /// Attributes' names and values.
+    pub fn attributes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.attributes.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Sets an attribute.
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
         let value = value.into();
