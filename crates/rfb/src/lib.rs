@@ -9,16 +9,16 @@
 //! (always empty: the guest draws its own), QEMU extended key events, pointer type and LED state; any true-colour format
 //! of 8, 16 or 32 bits. The desktop is always shared: a client that asks for it alone gets it together with the others.
 
-pub mod auth;
+mod auth;
 mod bits;
 mod client;
-pub mod encoding;
+mod encoding;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
-pub mod handshake;
-pub mod message;
-pub mod pixel;
-pub mod region;
+mod handshake;
+mod message;
+mod pixel;
+mod region;
 mod screen;
 mod scroll;
 mod server;
