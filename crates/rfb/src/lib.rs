@@ -2,8 +2,8 @@
 //! pointer to any [`Input`].
 //!
 //! It knows nothing of virtual machines. It listens nowhere by itself: whoever owns the sockets hands over accepted
-//! streams ([`Server::serve`], [`Server::serve_websocket`]). Threads are made by the owner's [`Spawn`]: while no client is there, there is none, no
-//! timer and no copy of the screen.
+//! streams ([`Server::serve`], [`Server::serve_websocket`]). Threads are made by the owner's [`Spawn`]: while no client is
+//! there, there is none, no timer and no copy of the screen.
 //!
 //! Offered: security None and VNC authentication; Raw, CopyRect (for what scrolls), Hextile and ZRLE; DesktopSize, Cursor
 //! (always empty: the guest draws its own), QEMU extended key events, pointer type and LED state; any true-colour format
@@ -11,6 +11,8 @@
 
 mod auth;
 mod bits;
+#[cfg(test)]
+mod chance;
 mod client;
 mod encoding;
 #[cfg(any(test, feature = "testing"))]
