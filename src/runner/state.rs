@@ -144,13 +144,15 @@ impl State {
 
     fn pixels(&self) -> Result<(Rect, Vec<u32>), String> {
         let screen = self.screen.as_ref().ok_or("the machine has no display")?;
-        let size = screen.size();
-        let mut pixels = vec![0; size.area()];
         // A guest that changes its mode right now gets a second look.
-        if !screen.copy(size.rect(), &mut pixels) && !screen.copy(screen.size().rect(), &mut pixels) {
-            return Err("the guest changes its screen's size right now; try again".into());
+        for _ in 0..2 {
+            let size = screen.size();
+            let mut pixels = vec![0; size.area()];
+            if screen.copy(size.rect(), &mut pixels) {
+                return Ok((size.rect(), pixels));
+            }
         }
-        Ok((size.rect(), pixels))
+        Err("the guest changes its screen's size right now; try again".into())
     }
 
     fn query_block(&self, running: &RunningDisk) -> Value {
