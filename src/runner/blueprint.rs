@@ -94,6 +94,23 @@ fn refuse(what: impl Into<String>) -> Failure {
     Failure::new(Status::Failed, what)
 }
 
+// Names what nothing is made of; `of` begins the line.
+fn attributes_without_effect(
+    element: &Element,
+    of: &str,
+    notes: &mut Vec<String>,
+    is_read: impl Fn(&str, &str) -> bool,
+) {
+    let unread = element.attributes().filter(|(name, value)| !is_read(name, value));
+    notes.extend(unread.map(|(name, value)| format!("{of}: <{} {name}='{value}'> has no effect", element.name())));
+}
+
+// The same of the elements inside.
+fn elements_without_effect(element: &Element, of: &str, notes: &mut Vec<String>, read: &[&str]) {
+    let unread = element.children().map(Element::name).filter(|child| !read.contains(child));
+    notes.extend(unread.map(|child| format!("{of}: <{child}> has no effect")));
+}
+
 fn understand(error: &DomainError) -> Failure {
     refuse("the machine's definition can't be understood").because(error)
 }
@@ -234,7 +251,7 @@ impl Blueprint {
             return Ok(());
         }
         self.display = Some(place(device)?.ok_or_else(|| no_address(device))?);
-        graphics::leave_out_of_video(device, &mut self.warnings);
+        graphics::video_without_effect(device, &mut self.warnings);
         Ok(())
     }
 

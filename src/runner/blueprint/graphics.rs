@@ -3,9 +3,13 @@
 use kiln_domain::xml::Element;
 use serde::{Deserialize, Serialize};
 
-use super::refuse;
+use super::{attributes_without_effect, elements_without_effect, refuse};
 use crate::failure::Failure;
 use crate::runner::keymap::Layout;
+
+/// What begins a line about what has no effect.
+const VNC: &str = "VNC";
+const DISPLAY: &str = "the display";
 
 /// `<graphics type='vnc'>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +44,7 @@ impl Vnc {
         self.keymap.as_deref().and_then(Layout::named).unwrap_or_default()
     }
 
-    /// Reads a `<graphics>`; `None` if it is of the type none. What is left out of it goes to `warnings`.
+    /// Reads a `<graphics>`; `None` if it is of the type none. What has no effect goes to `warnings`.
     pub(super) fn read(device: &Element, warnings: &mut Vec<String>) -> Result<Option<Self>, Failure> {
         match device.attribute("type") {
             Some("vnc") => {}
@@ -55,7 +59,7 @@ impl Vnc {
             return Err(refuse(format!("the VNC password is to end at '{end}', which kiln can't do yet"))
                 .advise("Take passwdValidTo out of <graphics>, and the password lasts."));
         }
-        leave_out(device, warnings, |name, value| match name {
+        attributes_without_effect(device, VNC, warnings, |name, value| match name {
             "type" | "port" | "autoport" | "websocket" | "listen" | "passwd" | "keymap" => true,
             // All viewers share the screen, and the password can't be changed while they look.
             "sharePolicy" => value == "ignore",
@@ -63,7 +67,7 @@ impl Vnc {
             "powerControl" | "wait" => value == "no",
             _ => false,
         });
-        leave_out_children(device, &["listen"], warnings);
+        elements_without_effect(device, VNC, warnings, &["listen"]);
         let number = device.attribute("port").filter(|_| device.attribute("autoport") != Some("yes"));
         let number = number.map(|text| port("VNC", text)).transpose()?;
         Ok(Some(Self {
@@ -76,34 +80,21 @@ impl Vnc {
     }
 }
 
-// Names what nothing is made of.
-fn leave_out(element: &Element, warnings: &mut Vec<String>, is_read: impl Fn(&str, &str) -> bool) {
-    for (name, value) in element.attributes().filter(|(name, value)| !is_read(name, value)) {
-        warnings.push(format!("{name}='{value}' of <{}> is left out: kiln does not have it", element.name()));
-    }
-}
-
-fn leave_out_children(element: &Element, read: &[&str], warnings: &mut Vec<String>) {
-    for child in element.children().map(Element::name).filter(|child| !read.contains(child)) {
-        warnings.push(format!("<{child}> of <{}> is left out: kiln does not have it", element.name()));
-    }
-}
-
 /// Names what a `<video>` asks of a card that the standard VGA card isn't.
-pub(super) fn leave_out_of_video(device: &Element, warnings: &mut Vec<String>) {
-    leave_out_children(device, &["model", "address", "alias"], warnings);
+pub(super) fn video_without_effect(device: &Element, warnings: &mut Vec<String>) {
+    elements_without_effect(device, DISPLAY, warnings, &["model", "address", "alias"]);
     let Some(model) = device.find("model") else { return };
     let memory = (kiln_vmm::display::bits::VIDEO_MEMORY >> 10).to_string();
     // Another card's memory has been told with the card.
     let is_other = !matches!(model.attribute("type"), None | Some("vga" | "bochs"));
-    leave_out(model, warnings, |name, value| match name {
+    attributes_without_effect(model, DISPLAY, warnings, |name, value| match name {
         "type" | "primary" => true,
         "heads" => value == "1",
         "vram" => is_other || value == memory,
         "ram" | "vram64" | "vgamem" => is_other,
         _ => false,
     });
-    leave_out_children(model, &[], warnings);
+    elements_without_effect(model, DISPLAY, warnings, &[]);
 }
 
 fn listen(device: &Element, warnings: &mut Vec<String>) -> Result<String, Failure> {
@@ -121,7 +112,7 @@ fn listen(device: &Element, warnings: &mut Vec<String>) -> Result<String, Failur
             if let Some(kind) = one.attribute("type").filter(|kind| *kind != "address") {
                 return Err(by(kind));
             }
-            leave_out(one, warnings, |name, _| name == "type" || name == "address");
+            attributes_without_effect(one, VNC, warnings, |name, _| name == "type" || name == "address");
             one.attribute("address")
         }
         _ => return Err(refuse("VNC is to listen in two places; one is what kiln has")),
@@ -225,14 +216,19 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_out_without_a_word() {
+    fn what_has_no_effect_is_told() {
         read("<graphics type='vnc' sharePolicy='ignore' connected='keep' powerControl='no' wait='no'/>").unwrap();
         let told = all("<graphics type='vnc' sharePolicy='force-shared' powerControl='yes' wait='yes'>
             <listen type='address' fromConfig='1'/><audio id='1'/></graphics>");
-        let names = ["sharePolicy='force-shared'", "powerControl='yes'", "wait='yes'", "<audio>", "fromConfig='1'"];
         let told = told.unwrap().1;
-        assert_eq!(told.len(), names.len(), "{told:?}");
-        assert!(told.iter().zip(names).all(|(line, name)| line.starts_with(&format!("{name} of <"))), "{told:?}");
+        let wanted = [
+            "<graphics sharePolicy='force-shared'>",
+            "<graphics powerControl='yes'>",
+            "<graphics wait='yes'>",
+            "<audio>",
+            "<listen fromConfig='1'>",
+        ];
+        assert_eq!(told, wanted.map(|what| format!("VNC: {what} has no effect")));
     }
 
     #[test]
@@ -240,7 +236,7 @@ mod tests {
         let told = |model: &str| {
             let domain = Domain::parse(&format!("<domain><devices><video>{model}</video></devices></domain>")).unwrap();
             let mut warnings = Vec::new();
-            leave_out_of_video(domain.root().find("devices/video").unwrap(), &mut warnings);
+            video_without_effect(domain.root().find("devices/video").unwrap(), &mut warnings);
             warnings.len()
         };
         assert_eq!(told("<model type='vga' vram='16384' heads='1' primary='yes'/><address type='pci'/>"), 0);
