@@ -295,10 +295,9 @@ impl Subject for State {
     fn vnc(&self) -> Value {
         let Some((host, port)) = &self.record.vnc else { return json!({ "enabled": false }) };
         let family = if host.contains(':') { "ipv6" } else { "ipv4" };
-        let auth = if self.record.vnc_password { "vnc" } else { "none" };
         json!({
-            "enabled": true, "host": host, "service": port.to_string(), "family": family, "auth": auth,
-            "clients": self.visitors.list(),
+            "enabled": true, "host": host, "service": port.to_string(), "family": family,
+            "auth": self.visitors.auth, "clients": self.visitors.list(),
         })
     }
 
