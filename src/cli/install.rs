@@ -13,7 +13,7 @@ use super::{network, print, size, suggest};
 use crate::failure::{Failure, Status};
 use crate::install::{self, Afterwards, Source, Watch, Wishes};
 use crate::plan;
-use crate::runner::blueprint::{Vnc, is_websocket_port};
+use crate::runner::blueprint::{Vnc, is_port};
 use crate::runner::keymap::{LAYOUTS, Layout};
 
 const EXAMPLES: &str = "\
@@ -237,12 +237,7 @@ fn vnc(text: &str) -> Result<Vnc, Failure> {
             return Err(failure.advise("Use --graphics vnc, or --graphics none."));
         }
     }
-    let port = match options.take_number::<i32>("port")? {
-        None | Some(-1) => None,
-        Some(number) => Some(u16::try_from(number).ok().filter(|n| *n > 0).ok_or_else(|| {
-            options.wrong("port", &number.to_string(), "a port number is expected, 1 to 65535, or -1 for a free one")
-        })?),
-    };
+    let number = port(&mut options, "port")?.and_then(|number| u16::try_from(number).ok());
     let listen = options.take("listen").unwrap_or_else(|| "127.0.0.1".into());
     let mut password = options.take("password");
     if let Some(file) = options.take("passwordFile") {
@@ -258,11 +253,7 @@ fn vnc(text: &str) -> Result<Vnc, Failure> {
             )
         })?;
     }
-    let websocket = options.take_number::<i32>("websocket")?;
-    if let Some(number) = websocket.filter(|n| !is_websocket_port(*n)) {
-        let hint = "a port number is expected, 1 to 65535, or -1 for a free one";
-        return Err(options.wrong("websocket", &number.to_string(), hint));
-    }
+    let websocket = port(&mut options, "websocket")?;
     let keymap = options.take("keymap");
     if let Some(name) = keymap.as_deref().filter(|name| Layout::named(name).is_none()) {
         let failure = Failure::new(Status::Usage, format!("--graphics keymap={name}: there is no such keymap"));
@@ -271,7 +262,18 @@ fn vnc(text: &str) -> Result<Vnc, Failure> {
     }
     let known = ["port", "listen", "password", "passwordFile", "websocket", "keymap"];
     options.finish(&known, &["tlsPort", "socket"])?;
-    Ok(Vnc { listen, port, password, websocket, keymap })
+    Ok(Vnc { listen, port: number, password, websocket, keymap })
+}
+
+fn port(options: &mut Suboptions, key: &str) -> Result<Option<i32>, Failure> {
+    let number = options.take_number::<i32>(key)?;
+    match number.filter(|number| !is_port(*number)) {
+        None => Ok(number),
+        Some(wrong) => {
+            let hint = "a port number is expected, 1 to 65535, or -1 for a free one";
+            Err(options.wrong(key, &wrong.to_string(), hint))
+        }
+    }
 }
 
 fn watch(autoconsole: Option<&str>, none: bool, no_screen: bool) -> Result<Watch, Failure> {

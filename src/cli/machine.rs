@@ -316,7 +316,7 @@ pub(super) fn console(one: &One) -> Result<ExitCode, Failure> {
 
 pub(super) fn view(one: &One) -> Result<ExitCode, Failure> {
     let (_, address, port) = display(&one.name)?;
-    let local = if address == "0.0.0.0" || address == "::" { "127.0.0.1".to_owned() } else { address };
+    let local = start::reached_by(&address);
     let Some(program) = VIEWERS.iter().find(|v| on_path(v)) else {
         eprintln!("No VNC viewer is installed here (any will do, e.g. the package tigervnc-viewer).");
         eprintln!("From another computer: ssh -L {port}:{local}:{port} THIS-HOST");

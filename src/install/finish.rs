@@ -12,7 +12,7 @@ use crate::machine::running::{Running, last_ending};
 use crate::network::Kind;
 use crate::network::interface::Range;
 use crate::runner::blueprint::Blueprint;
-use crate::runner::start::Record;
+use crate::runner::start::{self, Record};
 
 /// Tells, shows and waits.
 pub(super) fn follow(
@@ -51,7 +51,7 @@ fn tell(name: &str, record: &Record, blueprint: &Blueprint) {
         if let Some(url) = record.websocket_url() {
             eprintln!("  browser  a page with noVNC, told {url}");
         }
-        let local = if address == "0.0.0.0" || address == "::" { "127.0.0.1" } else { address.as_str() };
+        let local = start::reached_by(address);
         eprintln!("  from far ssh -L {port}:{local}:{port} THIS-HOST, then a viewer to 127.0.0.1:{port}");
         let open = !record.vnc_password && !address.starts_with("127.") && address != "::1";
         if open {

@@ -18,7 +18,7 @@ use crate::failure::{Failure, Status};
 use crate::network::Interface;
 use crate::network::settings::{MTU, mac_text};
 pub use disk::{CacheMode, Disk, driver_values};
-pub use graphics::{Vnc, is_websocket_port};
+pub use graphics::{Vnc, is_port};
 
 /// Most processors of a machine.
 pub const MOST_CPUS: u32 = kiln_vmm::config::MAX_VCPUS;
@@ -92,6 +92,23 @@ impl Card {
 
 fn refuse(what: impl Into<String>) -> Failure {
     Failure::new(Status::Failed, what)
+}
+
+// Names what nothing is made of; `of` begins the line.
+fn attributes_without_effect(
+    element: &Element,
+    of: &str,
+    notes: &mut Vec<String>,
+    is_read: impl Fn(&str, &str) -> bool,
+) {
+    let unread = element.attributes().filter(|(name, value)| !is_read(name, value));
+    notes.extend(unread.map(|(name, value)| format!("{of}: <{} {name}='{value}'> has no effect", element.name())));
+}
+
+// The same of the elements inside.
+fn elements_without_effect(element: &Element, of: &str, notes: &mut Vec<String>, read: &[&str]) {
+    let unread = element.children().map(Element::name).filter(|child| !read.contains(child));
+    notes.extend(unread.map(|child| format!("{of}: <{child}> has no effect")));
 }
 
 fn understand(error: &DomainError) -> Failure {
@@ -234,11 +251,12 @@ impl Blueprint {
             return Ok(());
         }
         self.display = Some(place(device)?.ok_or_else(|| no_address(device))?);
+        graphics::video_without_effect(device, &mut self.warnings);
         Ok(())
     }
 
     fn graphics(&mut self, device: &Element) -> Result<(), Failure> {
-        let Some(vnc) = Vnc::read(device)? else { return Ok(()) };
+        let Some(vnc) = Vnc::read(device, &mut self.warnings)? else { return Ok(()) };
         if self.vnc.replace(vnc).is_some() {
             return Err(refuse("the machine has two VNC servers; one is what kiln has"));
         }

@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, TcpListener, ToSocketAddrs};
-use std::ops::Range;
+use std::ops::RangeInclusive;
 
 use super::blueprint::Vnc;
 use crate::failure::{Failure, Status};
 
 /// Ports that are tried in turn where none is asked for; libvirt's first ones.
-const VNC_PORTS: Range<u16> = 5900..6900;
-const WEBSOCKET_PORTS: Range<u16> = 5700..5900;
+const VNC_PORTS: RangeInclusive<u16> = 5900..=6899;
+const WEBSOCKET_PORTS: RangeInclusive<u16> = 5700..=5899;
 
 /// A bound port with its address.
 pub(super) type Bound = (TcpListener, (String, u16));
@@ -27,31 +27,33 @@ pub(super) struct Doors {
 /// When the address is not this host's, or a port can't be had.
 pub(super) fn listen(vnc: &Vnc) -> Result<Doors, Failure> {
     let address = resolve(&vnc.listen)?;
-    let websocket = vnc.websocket.map(|port| {
-        let port = u16::try_from(port).ok();
-        bind("the WebSocket", address, port.map_or(WEBSOCKET_PORTS, one))
-    });
-    // A WebSocket that is to have a certain port gets it before a VNC server takes what comes first.
-    let websocket = websocket.transpose()?;
-    let vnc = bind("VNC", address, vnc.port.map_or(VNC_PORTS, one))?;
+    let viewers = || bind("VNC", address, vnc.port, VNC_PORTS);
+    let browsers = || {
+        let wanted = vnc.websocket.map(|port| u16::try_from(port).ok());
+        wanted.map(|port| bind("the WebSocket", address, port, WEBSOCKET_PORTS)).transpose()
+    };
+    // The one that is to have a certain port gets it before the other one takes what comes first.
+    let (vnc, websocket) = if vnc.port.is_some() {
+        (viewers()?, browsers()?)
+    } else {
+        let websocket = browsers()?;
+        (viewers()?, websocket)
+    };
     Ok(Doors { vnc: Some(vnc), websocket })
 }
 
-fn one(port: u16) -> Range<u16> {
-    port..port.saturating_add(1)
-}
-
-fn bind(what: &str, address: IpAddr, ports: Range<u16>) -> Result<Bound, Failure> {
+fn bind(what: &str, address: IpAddr, wanted: Option<u16>, first: RangeInclusive<u16>) -> Result<Bound, Failure> {
     let mut last = None;
-    for port in ports {
+    for port in wanted.map_or(first, |port| port..=port) {
         match TcpListener::bind((address, port)) {
             Ok(listener) => return Ok((listener, (address.to_string(), port))),
-            Err(e) => last = Some((port, e)),
-        }
-        if let Some((_, e)) = &last
-            && e.kind() != io::ErrorKind::AddrInUse
-        {
-            break;
+            Err(e) => {
+                let is_taken = e.kind() == io::ErrorKind::AddrInUse;
+                last = Some((port, e));
+                if !is_taken {
+                    break;
+                }
+            }
         }
     }
     let (port, error) = last.unwrap_or((0, io::ErrorKind::AddrInUse.into()));
@@ -71,4 +73,23 @@ fn resolve(listen: &str) -> Result<IpAddr, Failure> {
         Failure::new(Status::Failed, format!("VNC can't listen on {listen:?}: it is no address"))
             .advise("Use an address of this host, e.g. 127.0.0.1, or 0.0.0.0 for all.")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Loopback addresses that nothing else uses, so that all ports are free.
+    fn ports(listen: &str, port: Option<u16>, websocket: Option<i32>) -> (u16, Option<u16>) {
+        let doors = super::listen(&Vnc { listen: listen.into(), port, websocket, ..Vnc::default() }).unwrap();
+        (doors.vnc.unwrap().1.1, doors.websocket.map(|(_, (_, port))| port))
+    }
+
+    #[test]
+    fn a_port_that_is_asked_for_is_had() {
+        assert_eq!(ports("127.83.1.1", Some(65535), Some(65534)), (65535, Some(65534)));
+        assert_eq!(ports("127.83.1.2", Some(5700), Some(-1)), (5700, Some(5701)));
+        assert_eq!(ports("127.83.1.3", None, Some(5900)), (5901, Some(5900)));
+        assert_eq!(ports("127.83.1.4", None, Some(-1)), (5900, Some(5700)));
+    }
 }

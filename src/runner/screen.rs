@@ -106,9 +106,8 @@ impl Hands {
 
     fn press(&self, scancode: u8, down: bool) {
         if let Some(ps2) = &self.ps2 {
-            let code = scancode & 0x7f;
             // A guest that has its keyboard off doesn't hear it: as with a real one.
-            let _ = ps2.key(if scancode & 0x80 != 0 { Key::Extended(code) } else { Key::Plain(code) }, down);
+            let _ = ps2.key(Key::from(scancode), down);
         }
     }
 

@@ -56,8 +56,17 @@ impl Record {
     /// The WebSocket's address as browsers write it.
     pub fn websocket_url(&self) -> Option<String> {
         let (address, port) = self.websocket.as_ref()?;
-        let bracketed = if address.contains(':') { format!("[{address}]") } else { address.clone() };
-        Some(format!("ws://{bracketed}:{port}/"))
+        Some(format!("ws://{}:{port}/", reached_by(address)))
+    }
+}
+
+/// What programs of this host are told to reach an address by that is listened on: IPv6 in brackets, and this host for
+/// all addresses.
+pub fn reached_by(address: &str) -> String {
+    match address {
+        "0.0.0.0" | "::" => "127.0.0.1".into(),
+        _ if address.contains(':') => format!("[{address}]"),
+        _ => address.into(),
     }
 }
 
@@ -298,4 +307,23 @@ pub(super) fn local_offset() -> i64 {
     let text = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
     let number: i64 = text.parse().unwrap_or(0);
     (number / 100) * 3600 + (number % 100) * 60
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_programs_understand() {
+        let cases = [
+            ("127.0.0.1", "127.0.0.1"),
+            ("0.0.0.0", "127.0.0.1"),
+            ("::", "127.0.0.1"),
+            ("fe80::1", "[fe80::1]"),
+            ("192.0.2.1", "192.0.2.1"),
+        ];
+        for (address, told) in cases {
+            assert_eq!(reached_by(address), told);
+        }
+    }
 }

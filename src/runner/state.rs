@@ -144,13 +144,15 @@ impl State {
 
     fn pixels(&self) -> Result<(Rect, Vec<u32>), String> {
         let screen = self.screen.as_ref().ok_or("the machine has no display")?;
-        let size = screen.size();
-        let mut pixels = vec![0; size.area()];
         // A guest that changes its mode right now gets a second look.
-        if !screen.copy(size.rect(), &mut pixels) && !screen.copy(screen.size().rect(), &mut pixels) {
-            return Err("the guest changes its screen's size right now; try again".into());
+        for _ in 0..2 {
+            let size = screen.size();
+            let mut pixels = vec![0; size.area()];
+            if screen.copy(size.rect(), &mut pixels) {
+                return Ok((size.rect(), pixels));
+            }
         }
-        Ok((size.rect(), pixels))
+        Err("the guest changes its screen's size right now; try again".into())
     }
 
     fn query_block(&self, running: &RunningDisk) -> Value {
@@ -239,9 +241,8 @@ impl Subject for State {
 
     fn key(&self, scancode: u8, down: bool) {
         if let Some(ps2) = self.machine.ps2() {
-            let code = scancode & 0x7f;
             // A guest that has its keyboard off doesn't hear it: as with a real one.
-            let _ = ps2.key(if scancode & 0x80 != 0 { Key::Extended(code) } else { Key::Plain(code) }, down);
+            let _ = ps2.key(Key::from(scancode), down);
         }
     }
 
@@ -294,10 +295,9 @@ impl Subject for State {
     fn vnc(&self) -> Value {
         let Some((host, port)) = &self.record.vnc else { return json!({ "enabled": false }) };
         let family = if host.contains(':') { "ipv6" } else { "ipv4" };
-        let auth = if self.record.vnc_password { "vnc" } else { "none" };
         json!({
-            "enabled": true, "host": host, "service": port.to_string(), "family": family, "auth": auth,
-            "clients": self.visitors.list(),
+            "enabled": true, "host": host, "service": port.to_string(), "family": family,
+            "auth": self.visitors.auth, "clients": self.visitors.list(),
         })
     }
 

@@ -17,7 +17,7 @@ use super::qmp::Hub;
 pub(super) struct Visitors {
     hub: Arc<Hub>,
     /// What they are asked for, in QMP's words.
-    auth: &'static str,
+    pub(super) auth: &'static str,
     present: Mutex<BTreeMap<u64, Value>>,
     next: AtomicU64,
 }

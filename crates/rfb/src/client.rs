@@ -1,7 +1,7 @@
 //! One client: a thread that reads what it wants, and one that writes what it gets.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read, Write};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -11,7 +11,6 @@ use crate::handshake::wire;
 use crate::message::ClientMessage;
 use crate::region::{Rect, Size};
 use crate::screen::Screen;
-use crate::stream::Stream;
 use crate::want::{State, Update, Want};
 use crate::{Input, Pointer};
 
@@ -59,7 +58,7 @@ impl Mailbox {
 /// # Errors
 /// When the stream fails or can't be followed any more.
 pub(crate) fn read(
-    stream: impl Stream,
+    stream: impl Read,
     mailbox: &Mailbox,
     input: &dyn Input,
     state: impl Fn() -> State,
@@ -173,7 +172,7 @@ fn note(held: &mut BTreeSet<u32>, key: u32, down: bool) -> bool {
 ///
 /// # Errors
 /// When the stream fails.
-pub(crate) fn write(mut stream: impl Stream, mailbox: &Mailbox, screen: &Screen) -> io::Result<()> {
+pub(crate) fn write(stream: &mut impl Write, mailbox: &Mailbox, screen: &Screen) -> io::Result<()> {
     let mut zrle: Option<Box<Zrle>> = None;
     let mut message = Vec::new();
     while mailbox.wait() {

@@ -168,17 +168,11 @@ fn serve(wire: &mut Wire<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chance::Chance;
 
-    // xorshift64*: the same bytes for the same seed.
     fn noise(seed: u64, len: usize) -> Vec<u8> {
-        let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let step = |_| {
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
-        };
-        (0..len).map(step).collect()
+        let mut chance = Chance::new(seed);
+        (0..len).map(|_| chance.below(256) as u8).collect()
     }
 
     // Messages with noise in their fields; now and then one that can't be followed.

@@ -45,11 +45,11 @@ pub struct Door {
     pub back_off: BackOff,
 }
 
-/// Negotiates version and security and reads ClientInit. Says whether the client would share the desktop.
+/// Negotiates version and security and reads ClientInit. What it says of sharing doesn't matter: the desktop always is.
 ///
 /// # Errors
 /// When the client isn't let in; it has been told why where the version has a place for it.
-pub fn negotiate<S: Read + Write>(stream: &mut S, door: &Door, peer: &str) -> Result<bool, Refusal> {
+pub fn negotiate<S: Read + Write>(stream: &mut S, door: &Door, peer: &str) -> Result<(), Refusal> {
     stream.write_all(VERSION_3_8)?;
     let version = read_version(stream)?;
     let kind = if door.password.is_some() { security::VNC_AUTH } else { security::NONE };
@@ -64,9 +64,8 @@ pub fn negotiate<S: Read + Write>(stream: &mut S, door: &Door, peer: &str) -> Re
     } else if version == Version::V3_8 {
         stream.write_all(&security::OK.to_be_bytes())?;
     }
-    let mut shared = [0];
-    stream.read_exact(&mut shared)?;
-    Ok(shared[0] != 0)
+    stream.read_exact(&mut [0])?;
+    Ok(())
 }
 
 /// Sends ServerInit (7.3.2).
@@ -195,7 +194,7 @@ mod tests {
         }
     }
 
-    fn talk(says: &[u8], door: &Door) -> (Result<bool, Refusal>, Vec<u8>) {
+    fn talk(says: &[u8], door: &Door) -> (Result<(), Refusal>, Vec<u8>) {
         let mut client = Client { says, hears: Vec::new() };
         let outcome = negotiate(&mut client, door, "peer");
         (outcome, client.hears)
@@ -208,15 +207,15 @@ mod tests {
     #[test]
     fn open_doors_of_each_version() {
         let open = Door::default();
-        let (shared, heard) = talk(b"RFB 003.008\n\x01\x01", &open);
-        assert!(shared.unwrap());
+        let (outcome, heard) = talk(b"RFB 003.008\n\x01\x01", &open);
+        outcome.unwrap();
         assert_eq!(heard, b"RFB 003.008\n\x01\x01\0\0\0\0");
-        let (shared, heard) = talk(b"RFB 003.007\n\x01\x00", &open);
-        assert!(!shared.unwrap());
+        let (outcome, heard) = talk(b"RFB 003.007\n\x01\x00", &open);
+        outcome.unwrap();
         assert_eq!(heard, b"RFB 003.008\n\x01\x01", "3.7 has no result for None");
         for version in [b"RFB 003.003\n\x01", b"RFB 003.005\n\x01", b"RFB 003.889\n\x01"] {
-            let (shared, heard) = talk(version, &open);
-            assert!(shared.unwrap());
+            let (outcome, heard) = talk(version, &open);
+            outcome.unwrap();
             assert_eq!(heard, b"RFB 003.008\n\0\0\0\x01");
         }
     }

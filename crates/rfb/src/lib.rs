@@ -2,23 +2,25 @@
 //! pointer to any [`Input`].
 //!
 //! It knows nothing of virtual machines. It listens nowhere by itself: whoever owns the sockets hands over accepted
-//! streams ([`Server::serve`], [`Server::serve_websocket`]). Threads are made by the owner's [`Spawn`]: while no client is there, there is none, no
-//! timer and no copy of the screen.
+//! streams ([`Server::serve`], [`Server::serve_websocket`]). Threads are made by the owner's [`Spawn`]: while no client is
+//! there, there is none, no timer and no copy of the screen.
 //!
 //! Offered: security None and VNC authentication; Raw, CopyRect (for what scrolls), Hextile and ZRLE; DesktopSize, Cursor
 //! (always empty: the guest draws its own), QEMU extended key events, pointer type and LED state; any true-colour format
 //! of 8, 16 or 32 bits. The desktop is always shared: a client that asks for it alone gets it together with the others.
 
-pub mod auth;
+mod auth;
 mod bits;
+#[cfg(test)]
+mod chance;
 mod client;
-pub mod encoding;
+mod encoding;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
-pub mod handshake;
-pub mod message;
-pub mod pixel;
-pub mod region;
+mod handshake;
+mod message;
+mod pixel;
+mod region;
 mod screen;
 mod scroll;
 mod server;

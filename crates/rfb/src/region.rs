@@ -133,7 +133,7 @@ impl Tiles {
 
     /// Whether anything of `area` is there.
     pub fn touches(&self, area: Rect) -> bool {
-        self.marked > 0 && self.boxes.iter().flatten().any(|held| held.overlaps(area))
+        !self.is_empty() && self.boxes.iter().flatten().any(|held| held.overlaps(area))
     }
 
     /// Whether all of `area` is there.
@@ -168,7 +168,7 @@ impl Tiles {
         let mut taken: Vec<Rect> = Vec::new();
         // Rectangles that end at the row of tiles above, and those of this row, in their order from the left.
         let (mut above, mut here) = (Vec::new(), Vec::new());
-        if self.marked == 0 || self.columns == 0 {
+        if self.is_empty() || self.columns == 0 {
             return taken;
         }
         for row in self.boxes.chunks_mut(self.columns as usize) {

@@ -1,8 +1,8 @@
 //! The server's copy of the screen, which exists while clients do, and the thread that keeps it.
 //!
 //! The source says coarsely what may have changed; comparing with the copy finds what did, so a still screen sends
-//! nothing, and what moved, so that clients needn't be sent it again. A still screen is looked at five times a second, a moving one thirty times; one of whose viewers has typed
-//! or pointed counts as moving.
+//! nothing, and what moved, so that clients needn't be sent it again. A still screen is looked at five times a second, a
+//! moving one thirty times; one of whose viewers has typed or pointed counts as moving.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -88,11 +88,7 @@ impl Server {
     /// As [`Server::serve`]'s.
     pub fn serve_websocket(&self, stream: impl Stream, peer: String) -> io::Result<()> {
         self.begin(stream, peer, |inner, stream, peer| {
-            let closer = stream.second()?;
-            let end = stream.second()?;
-            let _entry = Entry::new(inner, Box::new(move || closer.close()));
-            let stream = WebSocket::accept(stream, inner.door.password.is_some()).inspect_err(|_| end.close())?;
-            attend(inner, stream, peer)
+            attend(inner, WebSocket::accept(stream, inner.door.password.is_some())?, peer)
         })
     }
 
@@ -111,7 +107,8 @@ impl Server {
         let place = Place(inner.clone());
         (inner.spawn)(Box::new(move || {
             let place = place;
-            if let Err(error) = attend(&place.0, stream, &peer) {
+            let entered = Entry::new(&place.0, &stream).map_err(Refusal::from);
+            if let Err(error) = entered.and_then(|_entry| attend(&place.0, stream, &peer)) {
                 log::info!("VNC client {peer}: {error}");
             }
         }))
@@ -169,37 +166,34 @@ impl Drop for Place {
     }
 }
 
-/// A client's entry among those that can be sent away.
+/// A client's entry among those that can be sent away. With it ends the connection.
 struct Entry<'a>(&'a Inner, u64);
 
 impl<'a> Entry<'a> {
-    fn new(inner: &'a Inner, closer: Closer) -> Self {
+    fn new(inner: &'a Inner, stream: &impl Stream) -> io::Result<Self> {
+        let stream = stream.second()?;
         let number = inner.next.fetch_add(1, Ordering::Relaxed);
-        inner.closers.lock().insert(number, closer);
-        Entry(inner, number)
+        inner.closers.lock().insert(number, Box::new(move || stream.close()));
+        Ok(Entry(inner, number))
     }
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.0.closers.lock().remove(&self.1);
+        let closer = self.0.closers.lock().remove(&self.1);
+        if let Some(close) = closer {
+            close();
+        }
     }
 }
 
 fn attend(inner: &Arc<Inner>, mut stream: impl Stream, peer: &str) -> Result<(), Refusal> {
-    let closer = stream.second()?;
-    let _entry = Entry::new(inner, Box::new(move || closer.close()));
     stream.limit_reads(Some(HANDSHAKE))?;
-    let outcome = handshake::negotiate(&mut stream, &inner.door, peer);
-    if let Err(error) = outcome {
-        stream.close();
-        return Err(error);
-    }
+    handshake::negotiate(&mut stream, &inner.door, peer)?;
     let mailbox = inner.screen.attach(&*inner.spawn)?;
     let talked = talk(inner, &mut stream, &mailbox);
     mailbox.close();
     inner.screen.detach(&mailbox);
-    stream.close();
     Ok(talked?)
 }
 
@@ -208,18 +202,15 @@ fn talk(inner: &Arc<Inner>, stream: &mut impl Stream, mailbox: &Arc<client::Mail
     mailbox.change(|want| want.begin(size));
     handshake::server_init(stream, size, &inner.settings.name)?;
     stream.limit_reads(None)?;
-    let (to, theirs, screen) = (stream.second()?, mailbox.clone(), inner.screen.clone());
+    let (mut to, theirs, screen) = (stream.second()?, mailbox.clone(), inner.screen.clone());
     (inner.spawn)(Box::new(move || {
-        let closer = to.second();
-        if let Err(error) = client::write(to, &theirs, &screen) {
+        if let Err(error) = client::write(&mut to, &theirs, &screen) {
             log::debug!("VNC client went: {error}");
             // The reader of this client ends by it.
-            if let Ok(stream) = closer {
-                stream.close();
-            }
+            to.close();
         }
     }))?;
-    client::read(stream.second()?, mailbox, &**inner, || *inner.state.lock())
+    client::read(stream, mailbox, &**inner, || *inner.state.lock())
 }
 
 impl std::fmt::Debug for Server {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::bits::encoding::{COPY_RECT, DESKTOP_SIZE, HEXTILE, RAW, ZRLE};
+use crate::chance::Chance;
 use crate::client::{self, Mailbox};
 use crate::encoding::zrle::Zrle;
 use crate::screen::{Frame, Screen};
@@ -16,21 +17,9 @@ use crate::viewer::Viewer;
 use crate::want::State;
 use crate::{FrameSource, Pointer, Rect, Size};
 
-/// Numbers by chance, the same for the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, n: u32) -> u32 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        ((self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) % u64::from(n)) as u32
-    }
-
-    fn area(&mut self, size: Size) -> Rect {
-        let (x, y) = (self.below(size.w), self.below(size.h));
-        Rect { x, y, w: 1 + self.below(size.w - x), h: 1 + self.below(size.h - y) }
-    }
+fn any_area(chance: &mut Chance, size: Size) -> Rect {
+    let (x, y) = (chance.below(size.w), chance.below(size.h));
+    Rect { x, y, w: 1 + chance.below(size.w - x), h: 1 + chance.below(size.h - y) }
 }
 
 #[derive(Default)]
@@ -183,7 +172,7 @@ const LIKES: [&[i32]; 5] = [
 
 /// A whole story; says how many moves were sent to each client.
 fn story(seed: u64) -> Vec<u64> {
-    let mut chance = Chance(seed * 2 + 1);
+    let mut chance = Chance::new(seed);
     let source = Arc::new(Source(Mutex::new(Paper::blank(&mut chance))));
     let screen = Screen::new(source.clone());
     let mut frame = Frame::default();
@@ -195,11 +184,11 @@ fn story(seed: u64) -> Vec<u64> {
             0..4 => client.take(),
             4..7 => client.serve(&screen),
             7..9 => client.request(true, Rect { x: 0, y: 0, w: u32::MAX, h: u32::MAX }),
-            9 => client.request(true, chance.area(source.size())),
-            10 if client.coming == 0 => client.lose(chance.area(client.viewer.size())),
+            9 => client.request(true, any_area(&mut chance, source.size())),
+            10 if client.coming == 0 => client.lose(any_area(&mut chance, client.viewer.size())),
             11 if chance.below(20) == 0 => *source.0.lock() = Paper::blank(&mut chance),
             step => {
-                let (area, all) = (chance.area(source.size()), source.size().rect());
+                let (area, all) = (any_area(&mut chance, source.size()), source.size().rect());
                 let mut paper = source.0.lock();
                 match step {
                     10 | 11 => paper.paint(area, &mut chance),

@@ -7,7 +7,7 @@ use kiln_domain::xml::Element;
 use kiln_image::{Access, Format, Open, storage};
 use kiln_vmm::virtio::blk::{DetectZeroes, OnError};
 
-use super::{no_address, place, refuse};
+use super::{attributes_without_effect, elements_without_effect, no_address, place, refuse};
 use crate::failure::Failure;
 
 /// How the host's page cache and the guest's flushes are used, under libvirt's names.
@@ -203,11 +203,11 @@ const ATTRIBUTES: &[&str] =
 
 // What else it says is kept, and has no effect.
 fn leave_out(device: &Element, name: &str, notes: &mut Vec<String>) {
-    let unknown = device.children().map(Element::name).filter(|child| !ELEMENTS.contains(child));
-    notes.extend(unknown.map(|child| format!("the disk {name}: <{child}> has no effect")));
-    let attributes = device.find("driver").into_iter().flat_map(Element::attribute_names);
-    let unknown = attributes.filter(|attribute| !ATTRIBUTES.contains(attribute));
-    notes.extend(unknown.map(|attribute| format!("the disk {name}: <driver {attribute}=…> has no effect")));
+    let of = format!("the disk {name}");
+    elements_without_effect(device, &of, notes, ELEMENTS);
+    if let Some(driver) = device.find("driver") {
+        attributes_without_effect(driver, &of, notes, |attribute, _| ATTRIBUTES.contains(&attribute));
+    }
     if device.find("serial").is_some_and(|serial| serial.text().len() > 20) {
         notes.push(format!("the disk {name}: its serial number is cut to 20 bytes, as virtio has it"));
     }
@@ -320,7 +320,7 @@ mod tests {
     fn what_has_no_effect_is_told() {
         let (disk, notes) = read("<driver type='raw' cache='none' io='native' queues='4'/><geometry cyls='1'/>");
         assert_eq!(disk.unwrap().cache, CacheMode::None);
-        let expected = ["<geometry> has no effect", "<driver queues=…> has no effect", "not io='native'"];
+        let expected = ["<geometry> has no effect", "<driver queues='4'> has no effect", "not io='native'"];
         for (note, expected) in notes.iter().zip(expected) {
             assert!(note.contains(expected), "{notes:?}");
         }

@@ -178,7 +178,7 @@ fn special(keysym: u32) -> Option<u8> {
         0xff08 => 0x0e,                   // BackSpace
         0xff09 | 0xfe20 => 0x0f,          // Tab, with Shift
         0xff0d => 0x1c,                   // Return
-        0xff13 => 0xc6,                   // Pause, as Ctrl-Break's key
+        0xff13 => 0xc6,                   // Pause
         0xff14 => 0x46,                   // Scroll_Lock
         0xff15 | 0xff61 => 0xb7,          // Sys_Req, Print
         0xff1b => 0x01,                   // Escape

@@ -255,11 +255,8 @@ mod tests {
 
     #[test]
     fn a_client_decodes_what_was_encoded_of_every_kind() {
-        let mut seed = 1u32;
-        let mut random = move |n: u32| {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (seed >> 8) % n
-        };
+        let mut chance = crate::chance::Chance::new(1);
+        let mut random = |n: u32| chance.below(n);
         for colours in [1, 2, 3, 5, 23, 24, 25, 200, 1 << 24] {
             for longest in [1, 3, 40, 600] {
                 let (w, h) = (1 + random(90), 1 + random(70));

@@ -228,11 +228,8 @@ mod tests {
         let (width, height) = (200usize, 150usize);
         let mut zrle = Zrle::default();
         let mut client = crate::viewer::decode::Zrle::default();
-        let mut seed = 1u32;
-        let mut random = move |n: u32| {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (seed >> 8) % n
-        };
+        let mut chance = crate::chance::Chance::new(1);
+        let mut random = |n: u32| chance.below(n);
         for colours in [1, 2, 3, 4, 5, 16, 17, 127, 128, 200, 1 << 24] {
             let mut pixels: Vec<u32> = Vec::new();
             while pixels.len() < width * height {

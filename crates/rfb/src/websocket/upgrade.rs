@@ -82,11 +82,11 @@ pub(crate) fn accept<S: Read + Write>(
 // The request up to its empty line, and what came behind it.
 fn read<S: Read>(stream: &mut S, limit: impl Fn(&S, Duration) -> io::Result<()>) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let refuse = |refusal| Err(io::Error::new(io::ErrorKind::InvalidData, refusal));
-    let end = Instant::now() + PATIENCE;
+    let latest = Instant::now() + PATIENCE;
     let mut request = Vec::new();
     let mut piece = [0; 1024];
     loop {
-        let left = end.saturating_duration_since(Instant::now());
+        let left = latest.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -97,16 +97,18 @@ fn read<S: Read>(stream: &mut S, limit: impl Fn(&S, Duration) -> io::Result<()>)
         }
         let searched = request.len().saturating_sub(3);
         request.extend_from_slice(piece.get(..got).unwrap_or_default());
-        if let Some(at) = request.get(searched..).and_then(|new| new.windows(4).position(|w| w == b"\r\n\r\n")) {
-            let rest = request.split_off(searched + at + 4);
+        let end = request.get(searched..).and_then(|new| new.windows(4).position(|w| w == b"\r\n\r\n"));
+        let end = end.map(|at| searched + at + 4);
+        if end.unwrap_or(request.len()) > LONGEST_REQUEST {
+            return refuse(Refusal::TooLong);
+        }
+        if let Some(end) = end {
+            let rest = request.split_off(end);
             return Ok((request, rest));
         }
         // Bytes that are no request needn't be waited for to their end.
         if !request.first().is_some_and(u8::is_ascii_uppercase) {
             return refuse(Refusal::Malformed);
-        }
-        if request.len() > LONGEST_REQUEST {
-            return refuse(Refusal::TooLong);
         }
     }
 }
@@ -242,6 +244,16 @@ mod tests {
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 426 ") && head.contains(&format!("Content-Length: {}", body.len())));
         assert!(body.contains("noVNC"));
+    }
+
+    #[test]
+    fn a_request_has_a_bound() {
+        for (len, is_taken) in [(LONGEST_REQUEST, true), (LONGEST_REQUEST + 1, false)] {
+            let cookie = len - GOOD.len() - "X: \r\n\r\n".len();
+            let request = format!("{GOOD}X: {}\r\n\r\n", "y".repeat(cookie));
+            let read = read(&mut format!("{request}early").as_bytes(), |_, _| Ok(()));
+            assert_eq!(read.as_ref().is_ok_and(|(head, _)| head == request.as_bytes()), is_taken, "{len}");
+        }
     }
 
     #[test]

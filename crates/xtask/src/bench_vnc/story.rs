@@ -116,11 +116,10 @@ fn scroll(show: &mut dyn FnMut(&[u32]) -> anyhow::Result<()>) -> anyhow::Result<
 // Slow waves of light in each colour, and the grain of a film.
 fn photograph(show: &mut dyn FnMut(&[u32]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     for which in 0..12 {
-        let mut chance = chance(77 + which);
+        let (mut grain, mut chance) = (chance(9000 + which), chance(77 + which));
         let mut waves =
             || [0; 4].map(|_| (f64::from(chance(90)) / 4000.0, f64::from(chance(90)) / 4000.0, chance(628)));
         let channels = [waves(), waves(), waves()];
-        let mut grain = crate::bench_vnc::story::chance(9000 + which);
         let mut picture: Picture = Vec::with_capacity(WIDTH * HEIGHT);
         for y in 0..HEIGHT {
             for x in 0..WIDTH {

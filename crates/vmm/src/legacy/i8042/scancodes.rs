@@ -14,6 +14,18 @@ pub enum Key {
     Pause,
 }
 
+impl From<u8> for Key {
+    /// The key of a byte as RFB's and QMP's clients write it: a set 1 code, with bit 7 for the 0xe0 prefix. Pause has the
+    /// number that its place has with Ctrl held (Break).
+    fn from(scancode: u8) -> Self {
+        match scancode {
+            0xc6 => Key::Pause,
+            0x80.. => Key::Extended(scancode & 0x7f),
+            _ => Key::Plain(scancode),
+        }
+    }
+}
+
 /// Print Screen, whose code has a shift around it.
 const PRINT_SCREEN: u8 = 0x37;
 
@@ -116,6 +128,11 @@ mod tests {
             }
         }
         assert_eq!(translated(&sequence(Key::Pause, true, 2)), sequence(Key::Pause, true, 1));
+    }
+
+    #[test]
+    fn keys_of_one_byte() {
+        assert_eq!([0x1e, 0xc8, 0xc6].map(Key::from), [Key::Plain(0x1e), Key::Extended(0x48), Key::Pause]);
     }
 
     #[test]
