@@ -198,7 +198,8 @@ fn left_out(element: &Element, warnings: &mut Vec<String>) {
     let mut warn = |what: String| warnings.push(format!("a network card: <{what}> has no effect"));
     let name = element.name();
     let Some((_, read)) = READ.iter().find(|(known, _)| *known == name) else { return warn(name.into()) };
-    element.attribute_names().filter(|key| !read.contains(key)).for_each(|key| warn(format!("{name} {key}=…")));
+    let unread = element.attributes().filter(|(key, _)| !read.contains(key));
+    unread.for_each(|(key, value)| warn(format!("{name} {key}='{value}'")));
     element.children().for_each(|child| left_out(child, warnings));
 }
 
@@ -468,7 +469,9 @@ mod tests {
         let text = "<interface type='user' trustGuestRxFilters='yes'><driver queues='4'/><alias name='net0'/>\
                     <source dev='eth0'/><port isolated='yes'/><backend logFile='/l' type='passt'/></interface>";
         Interface::read(Document::parse(text).unwrap().root(), &mut warnings).unwrap();
-        for what in ["interface trustGuestRxFilters=…", "driver", "source dev=…", "port", "backend logFile=…"] {
+        for what in
+            ["interface trustGuestRxFilters='yes'", "driver", "source dev='eth0'", "port", "backend logFile='/l'"]
+        {
             let told = format!("a network card: <{what}> has no effect");
             assert!(warnings.contains(&told), "{what}: {warnings:?}");
         }

@@ -25,11 +25,11 @@ fn python() -> std::path::PathBuf {
 #[test]
 fn clients_of_qemus_monitor_find_what_they_know() {
     let stage = Stage::new();
-    stage.sh("kiln disk create -q -f qcow2 disk.qcow2 1M");
+    stage.site.sh("kiln disk create -q -f qcow2 disk.qcow2 1M");
     let machine = stage.install("web");
     let judge = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/qmp/judge.py");
     let mut child = Command::new(python())
-        .args([judge, &machine.endpoint(), &stage.path("picture")])
+        .args([judge, &machine.endpoint(), &stage.site.path("picture")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -56,8 +56,8 @@ fn clients_of_qemus_monitor_find_what_they_know() {
         assert!(seen, "{event}:\n{heard}");
     }
     // Both pictures are the screen as it was drawn.
-    let png = pattern::Picture::from_png(&stage.fetch(&stage.path("picture.png")));
-    let ppm = stage.fetch(&stage.path("picture.ppm"));
+    let png = pattern::Picture::from_png(&stage.site.fetch(&stage.site.path("picture.png")).unwrap());
+    let ppm = stage.site.fetch(&stage.site.path("picture.ppm")).unwrap();
     let header = format!("P6\n{} {}\n255\n", png.width, png.pixels.len() / png.width);
     assert!(ppm.starts_with(header.as_bytes()), "{:?}", &ppm[..20]);
     let pixels: Vec<u32> = ppm[header.len()..]

@@ -1,15 +1,12 @@
 //! Where kiln runs: on this machine where its KVM works, else in a lab whose port leads to the machine's socket.
 
-use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kiln_lab::machine::{Lab, Stream};
 use kiln_lab::options::Options;
-use kiln_lab::protocol::{Exit, Run};
+use kiln_lab::site::Site;
 use kiln_lab::testing::{Place, place};
 use parking_lot::{Condvar, Mutex};
 
@@ -25,15 +22,19 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const PORT: u16 = 4444;
 
 /// Where kiln runs, in a folder that is the home of its store.
-pub enum Stage {
-    Here { home: PathBuf },
-    Lab { lab: Box<Lab>, port: u16 },
+pub struct Stage {
+    pub site: Site,
+    /// What leads to the lab's port.
+    port: u16,
 }
 
 impl Stage {
     pub fn new() -> Arc<Self> {
         Arc::new(match place().unwrap() {
-            Place::Straight => Stage::Here { home: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep() },
+            Place::Straight => {
+                let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep();
+                Stage { site: Site::here(Path::new(KILN), home, "KILN_HOME"), port: 0 }
+            }
             Place::Lab => {
                 let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
                 let port = held.local_addr().unwrap().port();
@@ -42,76 +43,25 @@ impl Stage {
                 let options = Options {
                     forwards: vec![(port, PORT)],
                     files: vec![
-                        (KILN.into(), "/bin/kiln".into()),
                         (SOCAT.into(), "/bin/socat".into()),
                         (files.kernel.clone(), "/k/kernel".into()),
                         (files.initrd.clone(), "/k/initrd".into()),
                     ],
                     ..Options::default()
                 };
-                Stage::Lab { lab: Box::new(Lab::start(&options).unwrap()), port }
+                Stage { site: Site::lab(Path::new(KILN), options, "/k", "KILN_HOME").unwrap(), port }
             }
         })
     }
 
-    /// A path in the folder, there.
-    pub fn path(&self, name: &str) -> String {
-        match self {
-            Stage::Here { home } => home.join(name).display().to_string(),
-            Stage::Lab { .. } => format!("/k/{name}"),
-        }
-    }
-
-    /// A file from there.
-    pub fn fetch(&self, path: &str) -> Vec<u8> {
-        match self {
-            Stage::Here { .. } => std::fs::read(path).unwrap(),
-            Stage::Lab { lab, .. } => lab.fetch(path).unwrap(),
-        }
-    }
-
-    /// Runs a shell line in the folder and gives what it printed; it must succeed.
-    pub fn sh(&self, line: &str) -> String {
-        let mut text = Vec::new();
-        let exit = self.run(line, &mut |bytes| text.extend_from_slice(bytes));
-        let text = String::from_utf8_lossy(&text).into_owned();
-        assert_eq!(exit, 0, "{line}\n{text}");
-        text
-    }
-
-    fn run(&self, line: &str, on_output: &mut dyn FnMut(&[u8])) -> i32 {
-        match self {
-            Stage::Here { home } => {
-                let beside = PathBuf::from(KILN).parent().unwrap().display().to_string();
-                let path = format!("{beside}:{}", std::env::var("PATH").unwrap());
-                let mut command = Command::new("sh");
-                command.args(["-c", &format!("exec 2>&1; {line}")]).current_dir(home);
-                command.env("KILN_HOME", home).env("PATH", path).stdin(Stdio::null()).stdout(Stdio::piped());
-                let mut child = command.spawn().unwrap();
-                let mut output = child.stdout.take().unwrap();
-                let mut bytes = [0; 4096];
-                while let n @ 1.. = output.read(&mut bytes).unwrap() {
-                    on_output(&bytes[..n]);
-                }
-                child.wait().unwrap().code().unwrap_or(-1)
-            }
-            Stage::Lab { lab, .. } => {
-                let argv = ["sh", "-c", &format!("cd /k; {line}")].map(str::to_owned).to_vec();
-                let env = vec![("KILN_HOME".into(), "/k".into())];
-                let exit = lab.run(Run { argv, env, limit_ms: 600_000 }, |_: Stream, bytes| on_output(bytes)).unwrap();
-                if let Exit::Status(status) = exit { status } else { -1 }
-            }
-        }
-    }
-
     /// Installs a machine of two processors, with a screen and disk.qcow2.
     pub fn install(self: &Arc<Self>, name: &'static str) -> Machine {
-        let (kernel, initrd) = match &**self {
-            Stage::Here { .. } => {
+        let (kernel, initrd) = match &self.site {
+            Site::Here { .. } => {
                 let files = guest::files();
                 (files.kernel.display().to_string(), files.initrd.display().to_string())
             }
-            Stage::Lab { .. } => ("/k/kernel".into(), "/k/initrd".into()),
+            Site::Lab { .. } => ("/k/kernel".into(), "/k/initrd".into()),
         };
         let line = format!(
             "kiln install --name {name} --memory 256 --vcpus 2 --import --disk disk.qcow2 --network none \
@@ -121,7 +71,7 @@ impl Stage {
         let heard = Arc::new((Mutex::new(String::new()), Condvar::new()));
         let (told, there) = (heard.clone(), self.clone());
         std::thread::spawn(move || {
-            there.run(&line, &mut |bytes| {
+            there.site.run(&line, &mut |bytes| {
                 told.0.lock().push_str(&String::from_utf8_lossy(bytes));
                 told.1.notify_all();
             })
@@ -157,18 +107,18 @@ impl Machine {
 
     /// Where its control socket can be reached from here.
     pub fn endpoint(&self) -> String {
-        let info = self.stage.sh(&format!("kiln dominfo {} --json", self.name));
+        let info = self.stage.site.sh(&format!("kiln dominfo {} --json", self.name));
         let info: serde_json::Value = serde_json::from_str(&info).unwrap();
         let path = info["running"]["control"].as_str().unwrap().to_owned();
-        match &*self.stage {
-            Stage::Here { .. } => format!("unix:{path}"),
-            Stage::Lab { port, .. } => {
+        match &self.stage.site {
+            Site::Here { .. } => format!("unix:{path}"),
+            Site::Lab { .. } => {
                 let relay = format!("socat TCP-LISTEN:{PORT},fork,reuseaddr UNIX-CONNECT:{path}");
                 let there = self.stage.clone();
                 // What a run has started ends with it, so this one goes on as long as the lab.
-                std::thread::spawn(move || there.run(&relay, &mut |_| ()));
-                self.stage.sh(&format!("until grep -q ':{PORT:04X} ' /proc/net/tcp; do sleep 0.05; done"));
-                format!("tcp:{port}")
+                std::thread::spawn(move || there.site.run(&relay, &mut |_| ()));
+                self.stage.site.sh(&format!("until grep -q ':{PORT:04X} ' /proc/net/tcp; do sleep 0.05; done"));
+                format!("tcp:{}", self.stage.port)
             }
         }
     }
@@ -177,6 +127,6 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         // It may have ended by itself.
-        self.stage.run(&format!("kiln destroy {0}; kiln undefine {0}", self.name), &mut |_| ());
+        let _ = self.stage.site.run(&format!("kiln destroy {0}; kiln undefine {0}", self.name), &mut |_| ());
     }
 }

@@ -1,16 +1,13 @@
 //! Where kiln runs: on this machine where its KVM works, else in a lab whose VNC ports lead here. Viewers run here.
 
-use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kiln_lab::machine::{Lab, Stream};
 use kiln_lab::options::Options;
-use kiln_lab::protocol::{Exit, Run};
+use kiln_lab::site::Site;
 use kiln_lab::testing::{Place, place};
 use parking_lot::{Condvar, Mutex};
 
@@ -34,9 +31,11 @@ pub struct Ports {
     pub websocket: u16,
 }
 
-pub enum Stage {
-    Here { home: PathBuf },
-    Lab { lab: Box<Lab>, ports: Vec<Ports>, next: Mutex<u16> },
+pub struct Stage {
+    site: Site,
+    /// Of the lab, and how many of them have been given out.
+    ports: Vec<Ports>,
+    next: Mutex<u16>,
 }
 
 // Free ones, found all at once, so that they differ.
@@ -54,7 +53,9 @@ impl Stage {
         match place().unwrap() {
             Place::Straight => HERE
                 .get_or_init(|| {
-                    Arc::new(Stage::Here { home: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep() })
+                    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap().keep();
+                    let site = Site::here(Path::new(KILN), home, "KILN_HOME");
+                    Arc::new(Stage { site, ports: vec![], next: Mutex::new(0) })
                 })
                 .clone(),
             Place::Lab => Self::lab(),
@@ -71,80 +72,33 @@ impl Stage {
             let files = guest::files();
             let options = Options {
                 forwards: vnc.chain(websocket).collect(),
-                files: vec![
-                    (KILN.into(), "/bin/kiln".into()),
-                    (files.kernel.clone(), "/kernel".into()),
-                    (files.initrd.clone(), "/initrd".into()),
-                ],
+                files: vec![(files.kernel.clone(), "/kernel".into()), (files.initrd.clone(), "/initrd".into())],
                 ..Options::default()
             };
-            let lab = Box::new(Lab::start(&options).unwrap());
-            Arc::new(Stage::Lab { lab, ports, next: Mutex::new(0) })
+            let site = Site::lab(Path::new(KILN), options, "/kiln", "KILN_HOME").unwrap();
+            Arc::new(Stage { site, ports, next: Mutex::new(0) })
         })
         .clone()
     }
 
     /// Runs a shell line and gives what it printed; it must succeed.
     pub fn sh(&self, line: &str) -> String {
-        let mut text = Vec::new();
-        let exit = self.run(line, &mut |bytes| text.extend_from_slice(bytes));
-        let text = String::from_utf8_lossy(&text).into_owned();
-        assert_eq!(exit, 0, "{line}\n{text}");
-        text
-    }
-
-    fn run(&self, line: &str, on_output: &mut dyn FnMut(&[u8])) -> i32 {
-        match self {
-            Stage::Here { home } => {
-                let mut command = Command::new("sh");
-                let path =
-                    format!("{}:{}", PathBuf::from(KILN).parent().unwrap().display(), std::env::var("PATH").unwrap());
-                command.args(["-c", &format!("exec 2>&1; {line}")]).env("KILN_HOME", home).env("PATH", path);
-                let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-                let mut output = child.stdout.take().unwrap();
-                let mut bytes = [0; 4096];
-                while let n @ 1.. = output.read(&mut bytes).unwrap() {
-                    on_output(&bytes[..n]);
-                }
-                child.wait().unwrap().code().unwrap_or(-1)
-            }
-            Stage::Lab { lab, .. } => {
-                let argv = ["sh", "-c", line].map(str::to_owned).to_vec();
-                let env = vec![("KILN_HOME".into(), "/kiln".into())];
-                let run = Run { argv, env, limit_ms: 600_000 };
-                let exit = lab.run(run, |_: Stream, bytes| on_output(bytes)).unwrap();
-                if let Exit::Status(status) = exit { status } else { -1 }
-            }
-        }
-    }
-
-    fn home(&self) -> String {
-        match self {
-            Stage::Here { home } => home.display().to_string(),
-            Stage::Lab { .. } => "/kiln".into(),
-        }
-    }
-
-    fn file(&self, path: &str) -> Vec<u8> {
-        match self {
-            Stage::Here { .. } => std::fs::read(path).unwrap(),
-            Stage::Lab { lab, .. } => lab.fetch(path).unwrap(),
-        }
+        self.site.sh(line)
     }
 
     // Kernel, initrd, and where viewers come to: address and ports there, ports here.
     fn place_of(&self) -> (String, String, String, Ports, Ports) {
-        match self {
-            Stage::Here { .. } => {
+        match &self.site {
+            Site::Here { .. } => {
                 let (files, ports) = (guest::files(), free_ports(1)[0]);
                 let [kernel, initrd] = [&files.kernel, &files.initrd].map(|path| path.display().to_string());
                 (kernel, initrd, "127.0.0.1".into(), ports, ports)
             }
-            Stage::Lab { ports, next, .. } => {
-                let mut next = next.lock();
+            Site::Lab { .. } => {
+                let mut next = self.next.lock();
                 let number = *next;
                 *next += 1;
-                let here = ports[usize::from(number)];
+                let here = self.ports[usize::from(number)];
                 let there = Ports { vnc: FIRST_PORTS.vnc + number, websocket: FIRST_PORTS.websocket + number };
                 ("/kernel".into(), "/initrd".into(), "10.0.2.15".into(), there, here)
             }
@@ -184,11 +138,11 @@ impl Machine {
         let heard = Arc::new((Mutex::new(Heard::default()), Condvar::new()));
         let (told, there) = (heard.clone(), stage.clone());
         let follower = std::thread::spawn(move || {
-            let status = there.run(&line, &mut |bytes| {
+            let status = there.site.run(&line, &mut |bytes| {
                 told.0.lock().text.push_str(&String::from_utf8_lossy(bytes));
                 told.1.notify_all();
             });
-            told.0.lock().ended = Some(status);
+            told.0.lock().ended = Some(status.unwrap());
             told.1.notify_all();
         });
         let machine = Self { stage, name, port: here.vnc, websocket: here.websocket, heard, follower: Some(follower) };
@@ -220,9 +174,9 @@ impl Machine {
 
     /// `kiln screenshot`'s file.
     pub fn screenshot(&self) -> Vec<u8> {
-        let path = format!("{}/{}.png", self.stage.home(), self.name);
+        let path = self.stage.site.path(&format!("{}.png", self.name));
         self.stage.sh(&format!("kiln screenshot {} {path}", self.name));
-        self.stage.file(&path)
+        self.stage.site.fetch(&path).unwrap()
     }
 
     /// What each of its process's threads is at, and its connections.
@@ -245,7 +199,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         let destroy = format!("kiln destroy {0} && kiln undefine {0}", self.name);
         if std::thread::panicking() {
-            self.stage.run(&destroy, &mut |_| ());
+            let _ = self.stage.site.run(&destroy, &mut |_| ());
             return;
         }
         self.stage.sh(&destroy);

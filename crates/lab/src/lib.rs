@@ -21,6 +21,7 @@ pub mod options;
 pub mod packages;
 pub mod protocol;
 pub mod screen;
+pub mod site;
 pub mod testing;
 pub mod vmlinux;
 
