@@ -53,12 +53,14 @@ pub struct Failure {
     pub causes: Vec<String>,
     /// What to do about it, a line each.
     pub advice: Vec<String>,
+    /// How virsh says it, a line each, where that isn't what and why.
+    pub virsh: Vec<String>,
 }
 
 impl Failure {
     /// A failure without a deeper cause.
     pub fn new(status: Status, what: impl Into<String>) -> Self {
-        Self { status, what: what.into(), causes: Vec::new(), advice: Vec::new() }
+        Self { status, what: what.into(), causes: Vec::new(), advice: Vec::new(), virsh: Vec::new() }
     }
 
     /// Adds the chain of causes.
@@ -85,6 +87,35 @@ impl Failure {
 }
 
 impl Failure {
+    /// Says it as virsh does, under whose name kiln answers so.
+    pub fn in_virsh(mut self, line: impl Into<String>) -> Self {
+        self.virsh = vec![line.into()];
+        self
+    }
+
+    /// Puts what virsh says first in front.
+    pub fn headed_in_virsh(mut self, line: impl Into<String>) -> Self {
+        if self.virsh.is_empty() {
+            self.virsh = self.plain();
+        }
+        self.virsh.insert(0, line.into());
+        self
+    }
+
+    // What and why in one line, and what to do in more.
+    fn plain(&self) -> Vec<String> {
+        let why = self.causes.iter().map(|cause| format!(": {}", cause.trim_end().replace('\n', " ")));
+        let mut lines = vec![why.fold(self.what.clone(), |line, cause| line + &cause)];
+        lines.extend(self.advice.iter().cloned());
+        lines
+    }
+
+    /// The text under the name virsh.
+    pub fn told_by_virsh(&self) -> String {
+        let lines = if self.virsh.is_empty() { self.plain() } else { self.virsh.clone() };
+        lines.iter().map(|line| format!("error: {line}\n")).collect()
+    }
+
     /// The text under the name by which the program was called.
     pub fn told_by(&self, program: &str) -> String {
         let mut text = format!("{program}: {}", self.what);
@@ -114,7 +145,7 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         let mut chain = error.chain().map(ToString::to_string);
         let what = chain.next().unwrap_or_default();
-        Self { status: Status::Failed, what, causes: chain.collect(), advice: Vec::new() }
+        Self { status: Status::Failed, what, causes: chain.collect(), advice: Vec::new(), virsh: Vec::new() }
     }
 }
 

@@ -7,10 +7,10 @@ use kiln_domain::Domain;
 use kiln_domain::xml::Element;
 use serde_json::{Value, json};
 
-use super::machine::known;
-use super::{print, print_json};
+use super::machine::{done, end};
+use super::table::table;
 use crate::failure::{Failure, Status};
-use crate::machine::Store;
+use crate::machine::Known;
 use crate::machine::running::Running;
 use crate::runner::cards::is_meant;
 
@@ -144,37 +144,12 @@ fn plugged(running: &Running) -> Vec<Card> {
     cards.map(card).collect()
 }
 
-/// As virsh lays tables out: each column as wide as its longest word and three spaces.
-pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let words = rows.iter().filter_map(|row| row.get(column)).map(|word| word.chars().count());
-        words.chain(head.get(column).map(|word| word.len())).max().unwrap_or(0) + 3
-    };
-    let line = |words: Vec<&str>| {
-        let cells: Vec<String> = words.iter().enumerate().map(|(n, word)| format!("{word:<0$}", width(n))).collect();
-        format!(" {}\n", cells.concat().trim_end())
-    };
-    let dashes: usize = (0..head.len()).map(width).sum();
-    let mut text = line(head.to_vec()) + &"-".repeat(dashes) + "\n";
-    rows.iter().for_each(|row| text.push_str(&line(row.iter().map(String::as_str).collect())));
-    text + "\n"
-}
-
-fn end(json_wanted: bool, value: &Value, text: &str) -> Result<ExitCode, Failure> {
-    if json_wanted {
-        print_json(value)?;
-    } else {
-        print(text)?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
 impl List {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let store = known(&self.name)?;
-        let cards = match Running::find(store.folders(), &self.name)?.filter(|_| !self.inactive) {
+        let known = Known::of(&self.name)?;
+        let cards = match known.find()?.filter(|_| !self.inactive) {
             Some(running) => plugged(&running),
-            None => defined(&store.read(&self.name)?),
+            None => defined(&known.definition()?),
         };
         let dash = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".into());
         let row = |c: &Card| vec![dash(&c.name), c.kind.clone(), dash(&c.source), c.model.clone(), c.mac.clone()];
@@ -182,16 +157,18 @@ impl List {
         let data = cards.iter().map(
             |c| json!({ "interface": c.name, "type": c.kind, "source": c.source, "model": c.model, "mac": c.mac }),
         );
-        end(self.json, &data.collect(), &table(&["Interface", "Type", "Source", "Model", "MAC"], &rows))
+        end(self.json, &data.collect(), &table(Some(&["Interface", "Type", "Source", "Model", "MAC"]), &rows))
     }
 }
 
 /// The cards of a running machine as it tells of them; `what` is what can't be done otherwise.
-fn ask(store: &Store, name: &str, what: &str) -> Result<Vec<Value>, Failure> {
-    let Some(running) = Running::find(store.folders(), name)? else {
+fn ask(known: &Known, what: &str) -> Result<Vec<Value>, Failure> {
+    let Some(running) = known.find()? else {
         return Err(Failure::new(Status::Failed, what)
             .why("Requested operation is not valid: domain is not running")
-            .advise(format!("kiln start {name}")));
+            .advise(format!("kiln start {}", known.name))
+            .in_virsh("Requested operation is not valid: domain is not running")
+            .headed_in_virsh(what));
     };
     cards_of(&running)
 }
@@ -216,9 +193,9 @@ fn find<'a>(cards: &'a [Value], wanted: &str) -> Option<&'a Value> {
 
 impl Statistics {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let store = known(&self.name)?;
+        let known = Known::of(&self.name)?;
         let what = format!("Failed to get interface stats {} {}", self.name, self.interface);
-        let cards = ask(&store, &self.name, &what)?;
+        let cards = ask(&known, &what)?;
         let card = find(&cards, &self.interface).ok_or_else(|| {
             Failure::new(Status::NotFound, what)
                 .why(format!("invalid argument: '{}' is not a known interface", self.interface))
@@ -232,20 +209,20 @@ impl Statistics {
                 data.insert(format!("{way}_{count}"), number.into());
             }
         }
-        end(self.json, &data.into(), &(text + "\n"))
+        end(self.json, &data.into(), &text)
     }
 }
 
 impl Addresses {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let store = known(&self.name)?;
+        let known = Known::of(&self.name)?;
         let what = "Failed to query for interfaces addresses";
         match self.source {
             Source::Lease => {}
             Source::Agent => return Err(refused(what, "kiln talks to no agent in guests yet")),
             Source::Arp => return Err(refused(what, "a user-mode network is in no ARP table of the host's")),
         }
-        let cards = ask(&store, &self.name, what)?;
+        let cards = ask(&known, what)?;
         let mut text = " Name       MAC address          Protocol     Address\n".to_owned() + &"-".repeat(79) + "\n";
         let mut data = Vec::new();
         for card in cards.iter().filter(|card| self.interface.as_deref().is_none_or(|wanted| is_told(card, wanted))) {
@@ -261,7 +238,7 @@ impl Addresses {
                 }));
             }
         }
-        end(self.json, &data.into(), &(text + "\n"))
+        end(self.json, &data.into(), &text)
     }
 }
 
@@ -275,15 +252,15 @@ fn not_found(name: &str, machine: &str) -> Failure {
 
 impl GetLink {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let store = known(&self.name)?;
-        let state = match Running::find(store.folders(), &self.name)?.filter(|_| !self.config) {
+        let known = Known::of(&self.name)?;
+        let state = match known.find()?.filter(|_| !self.config) {
             Some(running) => {
                 let cards = cards_of(&running)?;
                 find(&cards, &self.interface)
                     .map(|card| if card["link"] == true { "up".to_owned() } else { "down".into() })
             }
             None => {
-                let domain = store.read(&self.name)?;
+                let domain = known.definition()?;
                 let found = domain.devices().find(|device| is_wanted(device, &self.interface));
                 found.map(|card| attribute(card, "link", "state").unwrap_or_else(|| "up".into()))
             }
@@ -301,9 +278,9 @@ fn is_wanted(device: &Element, wanted: &str) -> bool {
 
 impl SetLink {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let store = known(&self.name)?;
+        let known = Known::of(&self.name)?;
         let up = self.state == Cable::Up;
-        match Running::find(store.folders(), &self.name)? {
+        match known.find()? {
             Some(running) if !self.config => {
                 let cards = &running.record.network.cards;
                 if !cards.iter().any(|card| card.is(&self.interface)) {
@@ -315,36 +292,19 @@ impl SetLink {
                 // A name that the running machine's card has stands for its address.
                 let cards = running.map(|running| running.record.network.cards).unwrap_or_default();
                 let mac = cards.into_iter().find(|card| card.name == self.interface).map(|card| card.mac);
-                self.define(&store, mac.as_deref().unwrap_or(&self.interface), up)?;
+                self.define(&known, mac.as_deref().unwrap_or(&self.interface), up)?;
             }
         }
-        print("Device updated successfully\n\n")?;
-        Ok(ExitCode::SUCCESS)
+        done("Device updated successfully\n")
     }
 
-    fn define(&self, store: &Store, card: &str, up: bool) -> Result<(), Failure> {
-        let changing = store.change()?;
-        let mut domain = store.read(&self.name)?;
+    fn define(&self, known: &Known, card: &str, up: bool) -> Result<(), Failure> {
+        let changing = known.store.change()?;
+        let mut domain = known.definition()?;
         let devices = domain.root_mut().find_or_make("devices");
         let card = devices.children_mut().find(|device| is_wanted(device, card));
         let card = card.ok_or_else(|| not_found(&self.interface, &self.name))?;
         card.find_or_make("link").set("state", if up { "up" } else { "down" });
         changing.write(&self.name, &domain)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_are_laid_out_as_virsh_does() {
-        let row = ["testnet0", "network", "default", "-", "aa:bb:cc:dd:ee:ff"].map(str::to_owned).to_vec();
-        let wanted = " Interface   Type      Source    Model   MAC
-------------------------------------------------------------
- testnet0    network   default   -       aa:bb:cc:dd:ee:ff
-
-";
-        assert_eq!(table(&["Interface", "Type", "Source", "Model", "MAC"], &[row]), wanted);
     }
 }

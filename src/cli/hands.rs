@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::machine::known;
 use super::{print, size};
 use crate::failure::{Failure, Status};
-use crate::machine::running::Running;
+use crate::machine::Known;
 use crate::runner::keymap::qcode;
 
 /// Press keys of a machine's keyboard: KEY_LEFTCTRL KEY_LEFTALT KEY_F2
@@ -41,8 +40,7 @@ impl SendKey {
         if let (Some(hold), Some(arguments)) = (self.holdtime, arguments.as_object_mut()) {
             arguments.insert("hold-time".into(), hold.into());
         }
-        let store = known(&self.name)?;
-        Running::get(store.folders(), &self.name)?.command_with("send-key", arguments, None)?;
+        Known::of(&self.name)?.running()?.command_with("send-key", arguments, None)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -90,8 +88,7 @@ impl BlockResize {
         let bytes = size::parse(&self.size, 1 << 10).filter(|bytes| *bytes > 0).ok_or_else(|| {
             Failure::new(Status::Usage, format!("the size {:?}: a number of KiB is expected, or e.g. 20G", self.size))
         })?;
-        let store = known(&self.name)?;
-        let running = Running::get(store.folders(), &self.name)?;
+        let running = Known::of(&self.name)?.running()?;
         let disks = running.command("query-block", None)?;
         let all = disks.as_array().map(Vec::as_slice).unwrap_or_default();
         let file = std::path::absolute(&self.path).unwrap_or_default();

@@ -16,7 +16,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--virt-type", "every machine is of type kvm"),
     ("--connect", "there is one store per user so far"),
     ("--os-type", "it means nothing to virt-install either, since years"),
-    ("--metadata", "use dumpxml and edit"),
+    ("--metadata", "edit the definition instead: kiln edit"),
     ("--events", "on_reboot and its kin are the template's so far"),
     ("--resource", "control groups are not there"),
     ("--numatune", "NUMA is not there"),
@@ -74,10 +74,6 @@ const OPTIONS: &[(&str, &str)] = &[
 
 /// Verbs of virsh, virt-clone, virt-xml and qemu-img.
 const VERBS: &[&str] = &[
-    "reboot",
-    "define",
-    "create",
-    "edit",
     "clone",
     "xml",
     "build",
@@ -86,11 +82,6 @@ const VERBS: &[&str] = &[
     "os",
     "template",
     "new",
-    "setmem",
-    "setvcpus",
-    "domid",
-    "domname",
-    "domblklist",
     "autostart",
     "dump",
     "save",

@@ -11,11 +11,11 @@ use clap::Args;
 use crate::failure::{Failure, Status};
 
 /// Names under which kiln has another tool's habits.
-const NAMES: [&str; 1] = ["qemu-img"];
+const NAMES: [&str; 2] = ["qemu-img", "virsh"];
 
-/// Make the name qemu-img for kiln in a folder of your PATH
+/// Make the names qemu-img and virsh for kiln in a folder of your PATH
 ///
-/// Called by that name kiln behaves as qemu-img does: its options, defaults and exit statuses.
+/// Called by such a name kiln behaves as that program does: its options, defaults and exit statuses.
 #[derive(Debug, Args)]
 pub(super) struct Link {
     /// The folder, e.g. ~/.local/bin

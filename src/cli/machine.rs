@@ -1,4 +1,4 @@
-//! Verbs on one machine, and `list`.
+//! Words that all verbs on a machine share, and the verbs that show one: screenshot, console, view.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,269 +7,83 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use kiln_domain::Domain;
 use serde_json::json;
 
-use super::cards::table;
 use super::{print, print_json};
 use crate::console;
 use crate::failure::{Failure, Status};
 use crate::host::VIEWERS;
-use crate::machine::running::{self, Running, is_running, last_ending};
-use crate::machine::{Store, name};
+use crate::machine::Known;
 use crate::runner::start::{self, Record};
 
 /// A machine's name.
 #[derive(Debug, Args)]
 pub(super) struct One {
-    /// Name of the machine
+    /// Name of the machine, its uuid, or its number while it runs
     name: String,
 }
 
 /// A machine's name, and JSON.
 #[derive(Debug, Args)]
 pub(super) struct OneData {
-    /// Name of the machine
+    /// Name of the machine, its uuid, or its number while it runs
     name: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-/// List machines: those that run, or all
-#[derive(Debug, Args)]
-pub(super) struct List {
-    /// Those that are shut off, too
-    #[arg(long)]
-    all: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+impl One {
+    pub(super) fn known(&self) -> Result<Known, Failure> {
+        Known::of(&self.name)
+    }
 }
 
-fn done(text: &str) -> Result<ExitCode, Failure> {
+impl OneData {
+    pub(super) fn known(&self) -> Result<Known, Failure> {
+        Known::of(&self.name)
+    }
+
+    /// Prints what was asked for.
+    pub(super) fn end(&self, value: &serde_json::Value, text: &str) -> Result<ExitCode, Failure> {
+        end(self.json, value, text)
+    }
+}
+
+/// Prints text.
+pub(super) fn done(text: &str) -> Result<ExitCode, Failure> {
     print(text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The store, in which the machine is known or at least runs.
-pub(super) fn known(name: &str) -> Result<Store, Failure> {
-    let store = Store::here()?;
-    name::check(name)?;
-    if store.has(name) || is_running(store.folders(), name) { Ok(store) } else { Err(store.unknown(name)) }
-}
-
-// Its state, and why it is in it, in virsh's words; why it is off is written elsewhere.
-fn state(running: Option<&Running>) -> Result<(&'static str, Option<&'static str>), Failure> {
-    let status = running.map(Running::status).transpose()?.flatten();
-    Ok(match status.as_deref() {
-        None => ("shut off", None),
-        Some("paused") => ("paused", Some("user")),
-        Some("io-error") => ("paused", Some("I/O error")),
-        Some(_) => ("running", Some("booted")),
-    })
-}
-
-impl List {
-    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let store = Store::here()?;
-        let mut names = if self.all { store.names()? } else { vec![] };
-        names.extend(running::names(store.folders()));
-        names.sort();
-        names.dedup();
-        let rows: Vec<(String, &str)> = names
-            .into_iter()
-            .map(|name| {
-                // One that doesn't answer must not hide the others.
-                let running = Running::find(store.folders(), &name);
-                let state = running.and_then(|running| state(running.as_ref())).map_or("no answer", |(state, _)| state);
-                (name, state)
-            })
-            .collect();
-        if self.json {
-            let rows: Vec<_> = rows.iter().map(|(name, state)| json!({ "name": name, "state": state })).collect();
-            print_json(&rows)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let rows: Vec<_> = rows.into_iter().map(|(name, state)| vec![name, state.to_owned()]).collect();
-        done(&table(&["Name", "State"], &rows))
-    }
-}
-
-pub(super) fn start(one: &One) -> Result<ExitCode, Failure> {
-    let store = known(&one.name)?;
-    let domain = store.read(&one.name)?;
-    let (record, blueprint) = start::start(store.folders(), &domain)?;
-    blueprint.warnings.iter().for_each(|warning| eprintln!("note: {warning}"));
-    if let Some((address, port)) = &record.vnc {
-        eprintln!("screen: VNC at {address}:{port} (kiln view {})", one.name);
-    }
-    if let Some(url) = record.websocket_url() {
-        eprintln!("browser: a page with noVNC, told {url}");
-    }
-    done(&format!("Domain '{}' started\n", one.name))
-}
-
-pub(super) fn shutdown(one: &One) -> Result<ExitCode, Failure> {
-    let store = known(&one.name)?;
-    Running::get(store.folders(), &one.name)?.command("system_powerdown", None)?;
-    done(&format!("Domain '{}' is being shutdown\n", one.name))
-}
-
-pub(super) fn destroy(one: &One) -> Result<ExitCode, Failure> {
-    let store = known(&one.name)?;
-    Running::get(store.folders(), &one.name)?.destroy()?;
-    done(&format!("Domain '{}' destroyed\n", one.name))
-}
-
-pub(super) fn reset(one: &One) -> Result<ExitCode, Failure> {
-    let store = known(&one.name)?;
-    Running::get(store.folders(), &one.name)?.command("system_reset", None)?;
-    done(&format!("Domain '{}' was reset\n", one.name))
-}
-
-pub(super) fn suspend(one: &One) -> Result<ExitCode, Failure> {
-    let store = known(&one.name)?;
-    let running = Running::get(store.folders(), &one.name)?;
-    if running.status()?.ok_or_else(|| running::not_running(&one.name))? != "running" {
-        return Err(Failure::new(Status::Conflict, format!("{:?} is paused already", one.name))
-            .advise(format!("kiln domstate --reason {0} tells why; kiln resume {0} lets it go on.", one.name)));
-    }
-    running.command("stop", None)?;
-    done(&format!("Domain '{}' suspended\n", one.name))
-}
-
-pub(super) fn resume(one: &One) -> Result<ExitCode, Failure> {
-    let store = known(&one.name)?;
-    let running = Running::get(store.folders(), &one.name)?;
-    if running.status()?.ok_or_else(|| running::not_running(&one.name))? == "running" {
-        return Err(Failure::new(Status::Conflict, format!("{:?} is not paused", one.name)));
-    }
-    running.command("cont", None)?;
-    done(&format!("Domain '{}' resumed\n", one.name))
-}
-
-pub(super) fn undefine(one: &One) -> Result<ExitCode, Failure> {
-    let store = known(&one.name)?;
-    if is_running(store.folders(), &one.name) {
-        return Err(Failure::new(Status::Conflict, format!("{:?} is running", one.name))
-            .advise(format!("Stop it first: kiln shutdown {0}, or kiln destroy {0}", one.name)));
-    }
-    let disks: Vec<String> = store.read(&one.name).map(|d| disks(&d)).unwrap_or_default();
-    store.change()?.remove(&one.name)?;
-    for disk in disks {
-        eprintln!("kept: {disk}");
-    }
-    done(&format!("Domain '{}' has been undefined\n", one.name))
-}
-
-fn disks(domain: &Domain) -> Vec<String> {
-    let sources = domain.devices().filter(|d| d.name() == "disk").filter_map(|d| d.find("source"));
-    sources.filter_map(|s| s.attribute("file").or(s.attribute("dev")).map(str::to_owned)).collect()
-}
-
-pub(super) fn domuuid(one: &OneData) -> Result<ExitCode, Failure> {
-    let domain = known(&one.name)?.read(&one.name)?;
-    let uuid = domain.text("uuid").unwrap_or_default();
-    data(one, json!({ "uuid": uuid }), &format!("{uuid}\n"))
-}
-
-fn data(one: &OneData, value: serde_json::Value, text: &str) -> Result<ExitCode, Failure> {
-    if one.json {
-        print_json(&value)?
+/// Prints data as text or JSON.
+pub(super) fn end(json_wanted: bool, value: &serde_json::Value, text: &str) -> Result<ExitCode, Failure> {
+    if json_wanted {
+        print_json(value)?;
+        Ok(ExitCode::SUCCESS)
     } else {
-        print(text)?
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Print a machine's state, and why it is in it
-#[derive(Debug, Args)]
-pub(super) struct State {
-    #[command(flatten)]
-    one: OneData,
-    /// With the reason
-    #[arg(long)]
-    reason: bool,
-}
-
-impl State {
-    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let name = &self.one.name;
-        let store = known(name)?;
-        let (state, reason) = state(Running::find(store.folders(), name)?.as_ref())?;
-        let ended = || last_ending(store.folders(), name).map_or("unknown".into(), |e| e.reason);
-        let reason = reason.map_or_else(ended, str::to_owned);
-        let text = if self.reason { format!("{state} ({reason})\n") } else { format!("{state}\n") };
-        data(&self.one, json!({ "state": state, "reason": reason }), &text)
+        done(text)
     }
 }
 
-pub(super) fn dominfo(one: &OneData) -> Result<ExitCode, Failure> {
-    let store = known(&one.name)?;
-    let domain = store.read(&one.name)?;
-    let understood = |e: kiln_domain::DomainError| {
-        Failure::new(Status::Failed, "the machine's definition can't be understood").because(&e)
-    };
-    let memory = domain.memory().map_err(understood)? >> 10;
-    let vcpus = domain.vcpus().map_err(understood)?;
-    let uuid = domain.text("uuid").unwrap_or_default();
-    let running = Running::find(store.folders(), &one.name)?;
-    let (state, _) = state(running.as_ref())?;
-    let version = domain.root().find("metadata").and_then(|m| m.find(crate::runner::blueprint::METADATA));
-    let version = version.and_then(|v| v.attribute("version")).unwrap_or(kiln_vmm::config::VERSION);
-    let value = json!({
-        "name": one.name, "uuid": uuid, "state": state, "vcpus": vcpus, "memory_kib": memory, "machine": version,
-        "disks": disks(&domain), "running": running.as_ref().map(|r| &r.record),
-    });
-    let row = |key: &str, value: &str| format!("{:<15} {value}\n", format!("{key}:"));
-    let text = [
-        row("Name", &one.name),
-        row("UUID", uuid.as_str()),
-        row("State", state),
-        row("CPU(s)", &vcpus.to_string()),
-        row("Max memory", &format!("{memory} KiB")),
-        row("Machine", version),
-    ];
-    data(one, value, &text.concat())
-}
-
-/// Print a machine's definition
-#[derive(Debug, Args)]
-pub(super) struct Dump {
-    /// Name of the machine
-    name: String,
-    /// With the screen's password
-    #[arg(long)]
-    security_info: bool,
-}
-
-impl Dump {
-    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let mut domain = known(&self.name)?.read(&self.name)?;
-        if !self.security_info {
-            domain.hide_passwords();
-        }
-        done(&domain.to_string())
-    }
-}
-
-fn display(one: &str) -> Result<(Record, String, u16), Failure> {
-    let store = known(one)?;
-    let record = Running::get(store.folders(), one)?.record;
+// Where its screen is.
+fn display(known: &Known) -> Result<(Record, String, u16), Failure> {
+    let record = known.running().map_err(|f| f.in_virsh("Domain is not running"))?.record;
     let (address, port) = record.vnc.clone().ok_or_else(|| {
-        Failure::new(Status::Failed, format!("{one:?} has no VNC screen")).advise(format!("kiln console {one}"))
+        Failure::new(Status::Failed, format!("{:?} has no VNC screen", known.name))
+            .advise(format!("kiln console {}", known.name))
+            .in_virsh("VNC is disabled, or no VNC display is configured")
     })?;
     Ok((record, address, port))
 }
 
 pub(super) fn vncdisplay(one: &OneData) -> Result<ExitCode, Failure> {
-    let (record, address, port) = display(&one.name)?;
+    let (record, address, port) = display(&one.known()?)?;
     // As virsh: ports from 5900 on are written as display numbers.
     let number = port.checked_sub(5900).map_or(format!("{address}:{port}"), |n| format!("{address}:{n}"));
     let websocket = record.websocket_url();
     let second = websocket.as_ref().map(|url| format!("{url}\n")).unwrap_or_default();
-    data(one, json!({ "address": address, "port": port, "websocket": websocket }), &format!("{number}\n{second}"))
+    one.end(&json!({ "address": address, "port": port, "websocket": websocket }), &format!("{number}\n{second}"))
 }
 
 /// Save the screen as a PNG picture
@@ -283,9 +97,9 @@ pub(super) struct Screenshot {
 
 impl Screenshot {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let store = known(&self.name)?;
-        let running = Running::get(store.folders(), &self.name)?;
-        let path = self.file.clone().unwrap_or_else(|| PathBuf::from(format!("{}.png", self.name)));
+        let known = Known::of(&self.name)?;
+        let running = known.running()?;
+        let path = self.file.clone().unwrap_or_else(|| PathBuf::from(format!("{}.png", known.name)));
         let temporary = path.with_extension("png.part");
         let trouble = |e: std::io::Error| {
             Failure::new(Status::Failed, format!("{} can't be written", path.display())).because(&e)
@@ -303,19 +117,24 @@ impl Screenshot {
 }
 
 pub(super) fn console(one: &One) -> Result<ExitCode, Failure> {
-    let store = known(&one.name)?;
-    let stream = Running::get(store.folders(), &one.name)?.console()?;
-    eprintln!("Connected to domain '{}'. Ctrl-] leaves.", one.name);
+    join(&one.known()?)
+}
+
+/// Joins this terminal to a machine's serial port.
+pub(super) fn join(known: &Known) -> Result<ExitCode, Failure> {
+    let stream = known.running().map_err(|f| f.in_virsh("The domain is not running"))?.console()?;
+    eprintln!("Connected to domain '{}'. Ctrl-] leaves.", known.name);
     if console::attach(&stream)? {
-        eprintln!("\nLeft; {:?} goes on.", one.name);
+        eprintln!("\nLeft; {:?} goes on.", known.name);
     } else {
-        eprintln!("\n{:?} has ended.", one.name);
+        eprintln!("\n{:?} has ended.", known.name);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn view(one: &One) -> Result<ExitCode, Failure> {
-    let (_, address, port) = display(&one.name)?;
+    let known = one.known()?;
+    let (_, address, port) = display(&known)?;
     let local = start::reached_by(&address);
     let Some(program) = VIEWERS.iter().find(|v| on_path(v)) else {
         eprintln!("No VNC viewer is installed here (any will do, e.g. the package tigervnc-viewer).");
@@ -338,7 +157,7 @@ pub(super) fn view(one: &One) -> Result<ExitCode, Failure> {
     let child =
         command.spawn().map_err(|e| Failure::new(Status::Failed, format!("{program} can't be started")).because(&e));
     let mut child = child?;
-    eprintln!("{program} shows {:?}.", one.name);
+    eprintln!("{program} shows {:?}.", known.name);
     // It is looked at for a moment: a viewer that can't open a window says so at once.
     std::thread::sleep(Duration::from_millis(300));
     match child.try_wait() {

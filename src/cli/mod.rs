@@ -2,15 +2,22 @@
 
 mod cards;
 pub(crate) mod dashes;
+mod define;
 mod doctor;
 mod hands;
 mod install;
 mod later;
+mod limits;
 mod link;
+mod list;
 mod machine;
 mod network;
+mod power;
 pub(crate) mod size;
 mod suboptions;
+mod table;
+mod tell;
+mod virsh;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -43,9 +50,11 @@ First steps:
 enum Verb {
     Install(Box<install::Install>),
     #[command(visible_alias = "ls")]
-    List(machine::List),
-    /// Start a machine that is defined
-    Start(machine::One),
+    List(list::List),
+    Define(define::Define),
+    Edit(define::Edit),
+    Start(power::Start),
+    Create(power::Create),
     /// Stop a machine where it is: it goes on when it is resumed
     Suspend(machine::One),
     /// Let a paused machine go on; what its disks could not do is tried again
@@ -53,22 +62,28 @@ enum Verb {
     SendKey(hands::SendKey),
     #[command(name = "blockresize")]
     BlockResize(hands::BlockResize),
-    /// Press a machine's power button
-    Shutdown(machine::One),
-    /// Stop a machine at once, as pulling the plug does
+    #[command(name = "setmem")]
+    SetMem(limits::SetMem),
+    #[command(name = "setvcpus")]
+    SetVcpus(limits::SetVcpus),
+    Shutdown(power::Shutdown),
+    Reboot(power::Reboot),
     #[command(visible_aliases = ["stop", "kill"])]
-    Destroy(machine::One),
+    Destroy(power::Destroy),
     /// Reset a machine, as its button does
     Reset(machine::One),
-    /// Remove a machine's definition; its disks are kept
     #[command(visible_alias = "rm")]
-    Undefine(machine::One),
+    Undefine(define::Undefine),
     /// Tell about a machine
     Dominfo(machine::OneData),
-    Domstate(machine::State),
+    Domstate(tell::State),
+    /// Print a running machine's number
+    Domid(machine::OneData),
+    Domname(tell::Name),
     /// Print a machine's uuid
     Domuuid(machine::OneData),
-    Dumpxml(machine::Dump),
+    Dumpxml(tell::Dump),
+    Domblklist(tell::Disks),
     /// Print where a machine's screen is
     Vncdisplay(machine::OneData),
     Domiflist(cards::List),
@@ -102,19 +117,28 @@ impl Verb {
         match self {
             Verb::Install(install) => install.run(),
             Verb::List(list) => list.run(),
-            Verb::Start(one) => machine::start(&one),
-            Verb::Suspend(one) => machine::suspend(&one),
-            Verb::Resume(one) => machine::resume(&one),
+            Verb::Define(define) => define.run(),
+            Verb::Edit(edit) => edit.run(),
+            Verb::Start(start) => start.run(),
+            Verb::Create(create) => create.run(),
+            Verb::Suspend(one) => power::suspend(&one),
+            Verb::Resume(one) => power::resume(&one),
             Verb::SendKey(keys) => keys.run(),
             Verb::BlockResize(resize) => resize.run(),
-            Verb::Shutdown(one) => machine::shutdown(&one),
-            Verb::Destroy(one) => machine::destroy(&one),
-            Verb::Reset(one) => machine::reset(&one),
-            Verb::Undefine(one) => machine::undefine(&one),
-            Verb::Dominfo(one) => machine::dominfo(&one),
+            Verb::SetMem(setmem) => setmem.run(),
+            Verb::SetVcpus(setvcpus) => setvcpus.run(),
+            Verb::Shutdown(shutdown) => shutdown.run(),
+            Verb::Reboot(reboot) => reboot.run(),
+            Verb::Destroy(destroy) => destroy.run(),
+            Verb::Reset(one) => power::reset(&one),
+            Verb::Undefine(undefine) => undefine.run(),
+            Verb::Dominfo(one) => tell::dominfo(&one),
             Verb::Domstate(state) => state.run(),
-            Verb::Domuuid(one) => machine::domuuid(&one),
+            Verb::Domid(one) => tell::domid(&one),
+            Verb::Domname(name) => name.run(),
+            Verb::Domuuid(one) => tell::domuuid(&one),
             Verb::Dumpxml(dump) => dump.run(),
+            Verb::Domblklist(disks) => disks.run(),
             Verb::Vncdisplay(one) => machine::vncdisplay(&one),
             Verb::Domiflist(list) => list.run(),
             Verb::Domifstat(statistics) => statistics.run(),
@@ -140,6 +164,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let name = args.first().and_then(|program| Path::new(program).file_name());
     if name.is_some_and(|name| name == "qemu-img") {
         return disk::main(Dialect::QemuImg, &args[1..]);
+    }
+    if name.is_some_and(|name| name == "virsh") {
+        return virsh::main(&args);
     }
     if args.get(1).is_some_and(|verb| verb == "disk") {
         return disk::main(Dialect::Kiln, &args[2..]);

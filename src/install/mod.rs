@@ -24,6 +24,7 @@ use crate::machine::{Store, lock, name, store};
 use crate::plan::{self, Boot, NetworkWish, Plan, Step};
 use crate::runner::blueprint::{Blueprint, Vnc};
 use crate::runner::start;
+pub(crate) use network::fresh as fresh_mac;
 use undo::{Action, Undo};
 
 /// A disk as it was asked for.
@@ -279,7 +280,7 @@ fn make(wishes: &Wishes, store: &Store, undo: &Undo) -> Result<(start::Record, B
         disk::make(store, disk, undo)?;
     }
     undo.step(|| define(wishes, store, &kept))?;
-    let started = undo.start(|| start::start(store.folders(), &first))?;
+    let started = undo.start(|| start::start(store.folders(), &first, start::Begin::Running))?;
     drop(reservation.lock().take());
     tree::forget(store, &wishes.name);
     Ok(started)

@@ -37,6 +37,15 @@ pub(super) fn plan(store: &Store, wishes: &[NetworkWish]) -> Result<Vec<(Interfa
     Ok(cards)
 }
 
+/// A new address for a card, one that no machine of the store has.
+///
+/// # Errors
+/// When the host gives no random bytes.
+pub(crate) fn fresh(store: &Store) -> Result<Mac, Failure> {
+    let taken = taken(store)?;
+    new(|mac| taken.contains_key(mac))
+}
+
 fn in_use(mac: &Mac, owner: Option<&str>) -> Failure {
     let mac = mac_text(mac);
     let what = format!("the MAC address {mac} is in use");

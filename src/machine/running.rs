@@ -15,6 +15,9 @@ use crate::failure::{Failure, Status};
 use crate::runner::start::{ENDING, LOCK, RECORD, Record};
 use crate::runner::{Ending, handover::MOST_DESCRIPTORS};
 
+/// Name of the document of a machine's run, in its folder.
+pub const DOCUMENT: &str = "domain.xml";
+
 /// How long a machine's process may take to answer, and to end when it is told to.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a process that doesn't answer any more may take to be gone.
@@ -31,6 +34,11 @@ pub struct Running {
 /// Whether a machine runs. What can't be looked at doesn't.
 pub fn is_running(folders: &Folders, name: &str) -> bool {
     lock::is_locked(&folders.running(name).join(LOCK)).unwrap_or(false)
+}
+
+/// What was written down of a running machine, if it was yet.
+pub fn record(folders: &Folders, name: &str) -> Option<Record> {
+    serde_json::from_slice(&fs::read(folders.running(name).join(RECORD)).ok()?).ok()
 }
 
 /// How a machine's last run ended, if that was written down.
@@ -58,11 +66,10 @@ impl Running {
     /// # Errors
     /// When it runs but can't be talked to.
     pub fn find(folders: &Folders, name: &str) -> Result<Option<Self>, Failure> {
-        let path = folders.running(name).join(RECORD);
         let end = Instant::now() + PATIENCE;
         // Between taking the lock and writing the record a start has some milliseconds of work to do.
         while is_running(folders, name) {
-            if let Some(record) = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok())
+            if let Some(record) = record(folders, name)
                 && UnixStream::connect(&record.control).is_ok()
             {
                 return Ok(Some(Self { name: name.into(), folders: folders.clone(), record }));
@@ -111,7 +118,7 @@ impl Running {
         };
         let mut answer = exchange().map_err(|e| self.trouble(&e))?;
         match answer["error"]["desc"].as_str() {
-            Some(why) => Err(Failure::new(Status::Failed, format!("{:?} refuses", self.name)).why(why)),
+            Some(why) => Err(Failure::new(Status::Failed, format!("{:?} refuses", self.name)).why(why).in_virsh(why)),
             None => Ok(answer["return"].take()),
         }
     }
@@ -127,6 +134,18 @@ impl Running {
             Err(_) if self.wait(Some(LAST_BREATH)) => Ok(None),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Why it is paused or runs: its state and the reason in virsh's words; `None` when it has ended meanwhile.
+    ///
+    /// # Errors
+    /// As [`Running::command`].
+    pub fn state(&self) -> Result<Option<(&'static str, &'static str)>, Failure> {
+        Ok(self.status()?.map(|status| match status.as_str() {
+            "paused" => ("paused", "user"),
+            "io-error" => ("paused", "I/O error"),
+            _ => ("running", "booted"),
+        }))
     }
 
     /// Connects to its serial console.
@@ -161,14 +180,17 @@ impl Running {
         true
     }
 
-    /// Ends it at once, as pulling the plug does.
+    /// Ends it at once, as pulling the plug does; with `force` its process is killed if it doesn't answer.
     ///
     /// # Errors
     /// When it can't be ended.
-    pub fn destroy(&self) -> Result<(), Failure> {
+    pub fn destroy(&self, force: bool) -> Result<(), Failure> {
         let asked = self.command("quit", None);
         if self.wait(Some(PATIENCE)) {
             return Ok(());
+        }
+        if !force {
+            return asked.and(Err(Failure::new(Status::Timeout, format!("{:?} has not ended", self.name))));
         }
         let pid = i32::try_from(self.record.pid).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
@@ -180,7 +202,9 @@ impl Running {
 
 /// What to say of a machine that doesn't run.
 pub fn not_running(name: &str) -> Failure {
-    Failure::new(Status::Failed, format!("{name:?} is not running")).advise(format!("kiln start {name}"))
+    Failure::new(Status::Failed, format!("{name:?} is not running"))
+        .advise(format!("kiln start {name}"))
+        .in_virsh("Requested operation is not valid: domain is not running")
 }
 
 /// By which the answer is told from greeting and events.

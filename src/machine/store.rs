@@ -192,7 +192,7 @@ impl Changing<'_> {
         write_whole(&self.store.definition(name), text.as_bytes())
     }
 
-    /// Removes a machine's definition and logs; disks stay.
+    /// Removes a machine's definition, and unless it runs, its logs; disks stay.
     ///
     /// # Errors
     /// When there is none, or the file system refuses.
@@ -204,7 +204,12 @@ impl Changing<'_> {
         // The definition first: without it the rest is not a machine, however far this gets.
         let definition = self.store.definition(name);
         fs::remove_file(&definition).map_err(|e| trouble("removing", &definition, &e))?;
-        for folder in [folder, self.store.folders.logs(name), self.store.folders.running(name)] {
+        let left = if super::running::is_running(&self.store.folders, name) {
+            vec![folder]
+        } else {
+            vec![folder, self.store.folders.logs(name), self.store.folders.running(name)]
+        };
+        for folder in left {
             match fs::remove_dir_all(&folder) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(trouble("removing", &folder, &e)),
                 _ => {}

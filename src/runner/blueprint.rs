@@ -137,8 +137,8 @@ impl Blueprint {
         let mut blueprint = Self {
             name: domain.name().map_err(value)?,
             uuid: domain.uuid().map_err(value)?.unwrap_or_default(),
-            memory: domain.memory().map_err(value)?,
-            cpus: topology(vcpus, domain.topology().map_err(value)?)?,
+            memory: domain.current_memory().map_err(value)?,
+            cpus: topology(vcpus, domain.most_vcpus().map_err(value)?, domain.topology().map_err(value)?)?,
             kernel: kernel.into(),
             initrd: domain.text("os/initrd").filter(|i| !i.is_empty()).map(PathBuf::from),
             cmdline: domain.text("os/cmdline").unwrap_or_default(),
@@ -331,14 +331,22 @@ fn check_type(domain: &Domain) -> Result<(), Failure> {
     Ok(())
 }
 
-fn topology(vcpus: u32, given: Option<Topology>) -> Result<Topology, Failure> {
+// A topology is that of the most processors (formatdomain, "CPU model and topology"); with fewer of them there are fewer
+// sockets, or where that doesn't come out even, sockets alone.
+fn topology(vcpus: u32, most: u32, given: Option<Topology>) -> Result<Topology, Failure> {
     if vcpus == 0 || vcpus > MOST_CPUS {
         return Err(refuse(format!("{vcpus} virtual CPUs can't be had: a machine has 1 to {MOST_CPUS}")));
     }
-    let topology = given.unwrap_or(Topology { sockets: vcpus, dies: 1, cores: 1, threads: 1 });
+    let flat = Topology { sockets: vcpus, dies: 1, cores: 1, threads: 1 };
+    let topology = given.unwrap_or(flat);
     let product = [topology.sockets, topology.dies, topology.cores, topology.threads]
         .into_iter()
         .try_fold(1u32, u32::checked_mul);
+    if product == Some(most) && vcpus < most {
+        let each = most / topology.sockets;
+        let is_even = vcpus.is_multiple_of(each);
+        return Ok(if is_even { Topology { sockets: vcpus / each, ..topology } } else { flat });
+    }
     if product != Some(vcpus) {
         return Err(refuse(format!(
             "the CPU topology {} x {} x {} x {} doesn't give {vcpus} virtual CPUs",

@@ -16,7 +16,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::start::Record;
+use super::start::{Begin, Record};
 use crate::failure::{Failure, Status};
 
 /// Most descriptors in one message (the kernel's SCM_MAX_FD).
@@ -33,6 +33,9 @@ pub struct Order {
     pub record: Record,
     /// The files of each disk's chain, from the top; each has a descriptor, see [`disk_label`].
     pub disks: Vec<Vec<OsString>>,
+    /// Whether the guest runs at once.
+    #[serde(default)]
+    pub begin: Begin,
     /// What each descriptor is, in their order; sending fills it in.
     pub labels: Vec<String>,
 }
@@ -85,7 +88,7 @@ impl Answer {
             Answer::Failed { status, what, causes, advice } => {
                 let known = [Status::Usage, Status::NotFound, Status::Conflict, Status::NoKvm];
                 let status = known.into_iter().find(|s| *s as u8 == status).unwrap_or(Status::Failed);
-                Err(Failure { status, what, causes, advice })
+                Err(Failure { status, what, causes, advice, virsh: Vec::new() })
             }
         }
     }
@@ -189,13 +192,13 @@ mod tests {
     fn record() -> Record {
         Record {
             pid: 0,
+            id: 0,
             vnc: None,
             vnc_password: false,
             websocket: None,
             console: None,
             control: "/run/control".into(),
             network: Default::default(),
-            transient: false,
         }
     }
 
@@ -205,7 +208,8 @@ mod tests {
         let (read, write) = rustix::pipe::pipe().unwrap();
         let descriptors = Descriptors::from([("kernel".to_owned(), read), (disk_label(0, 0), write)]);
         let long = "x".repeat(300_000);
-        let order = Order { xml: long, record: record(), disks: vec![vec!["/d".into()]], labels: vec![] };
+        let order =
+            Order { xml: long, record: record(), disks: vec![vec!["/d".into()]], begin: Begin::Paused, labels: vec![] };
         let sender = std::thread::spawn(move || send_order(&mut ours, order, &descriptors));
         let (order, mut got) = receive_order(&mut theirs).unwrap();
         sender.join().unwrap().unwrap();
@@ -229,7 +233,8 @@ mod tests {
         }
         let (read, write) = rustix::pipe::pipe().unwrap();
         descriptors.insert("last".into(), write);
-        let order = Order { xml: String::new(), record: record(), disks: vec![], labels: vec![] };
+        let order =
+            Order { xml: String::new(), record: record(), disks: vec![], begin: Begin::Running, labels: vec![] };
         let sender = std::thread::spawn(move || send_order(&mut ours, order, &descriptors));
         let (_, mut got) = receive_order(&mut theirs).unwrap();
         sender.join().unwrap().unwrap();

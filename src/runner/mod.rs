@@ -9,6 +9,7 @@ pub mod cards;
 mod console;
 pub mod disks;
 pub mod handover;
+mod ids;
 pub mod keymap;
 mod ports;
 mod process;

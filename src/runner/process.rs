@@ -30,9 +30,9 @@ use super::cards::Cards;
 use super::console::Console;
 use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
-use super::qmp::{self, Hub};
+use super::qmp::{self, Hub, Subject};
 use super::screen::Screen;
-use super::start::Record;
+use super::start::{Begin, Record};
 use super::state::{RunningDisk, State};
 use super::viewers;
 use super::visitors::Visitors;
@@ -117,8 +117,8 @@ struct Life {
     troubles: Arc<AtomicUsize>,
     wakes: Receiver<Wake>,
     outcome: Option<File>,
-    // The machine runs as long as this is locked.
-    lock: Option<OwnedFd>,
+    // The machine runs as long as the first is locked, and has its number as long as the second is.
+    locks: [Option<OwnedFd>; 2],
 }
 
 /// Requests that failed and that the main thread has yet to hear of; more are not told, unless they stop the machine.
@@ -165,9 +165,21 @@ impl Life {
         }
         end_on_signals(wake).map_err(host)?;
         write_down(&order.record, file(files, "record")?).map_err(host)?;
-        machine.start();
+        match order.begin {
+            Begin::Running => machine.start(),
+            Begin::Paused => state.pause(),
+        }
         let outcome = files.remove("outcome").map(File::from);
-        Ok(Self { machine, console, server, state, troubles, wakes, outcome, lock: files.remove("lock") })
+        Ok(Self {
+            machine,
+            console,
+            server,
+            state,
+            troubles,
+            wakes,
+            outcome,
+            locks: [files.remove("lock"), files.remove("id")],
+        })
     }
 
     fn live(&mut self) {
@@ -192,7 +204,7 @@ impl Life {
         }
         self.state.hub().close();
         // Let go by the end of the process, so that nothing of it is left when the machine counts as ended.
-        std::mem::forget(self.lock.take());
+        self.locks.iter_mut().for_each(|lock| std::mem::forget(lock.take()));
     }
 
     // How it ends, whether the guest has ended it, and why in QMP's words.
@@ -228,7 +240,12 @@ impl Life {
             Event::Broken(fault) => ("crashed", Some(fault.to_string()), "guest-panic"),
         };
         log::info!("the guest: {reason} {}", detail.as_deref().unwrap_or_default());
-        match self.machine.act(event) {
+        let outcome = if *event == Event::PoweredOff && self.state.starts_again() {
+            self.machine.reset().map(|()| Outcome::Runs)
+        } else {
+            self.machine.act(event)
+        };
+        match outcome {
             Ok(Outcome::Runs) => self.was_reset(true, told),
             Ok(Outcome::Stands) => self.state.stands(),
             Ok(Outcome::Ended) => return Some((Ending { reason: reason.into(), detail }, true, told)),

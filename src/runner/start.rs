@@ -19,11 +19,13 @@ use super::blueprint::Blueprint;
 use super::cards::{self, Network};
 use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
+use super::ids;
 use super::ports::{self, Bound};
 use crate::failure::{Failure, Status};
 use crate::host::TrialResult;
 use crate::machine::folders::{self, Folders};
-use crate::machine::lock;
+use crate::machine::running::DOCUMENT;
+use crate::machine::{lock, store};
 
 /// Longest path of a unix socket (unix(7)).
 const SOCKET_PATH: usize = 107;
@@ -33,6 +35,9 @@ const SOCKET_PATH: usize = 107;
 pub struct Record {
     /// Its process.
     pub pid: u32,
+    /// Its number.
+    #[serde(default)]
+    pub id: u32,
     /// Where its VNC server listens.
     pub vnc: Option<(String, u16)>,
     /// Whether viewers are asked for a password.
@@ -47,9 +52,6 @@ pub struct Record {
     /// Its network cards.
     #[serde(default)]
     pub network: Network,
-    /// Whether the definition goes when it stops.
-    #[serde(default)]
-    pub transient: bool,
 }
 
 impl Record {
@@ -102,11 +104,21 @@ pub fn rehearse(blueprint: &Blueprint, is_there: impl Fn(&Path) -> bool) -> Resu
     kvm().map(drop)
 }
 
+/// How a machine is to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Begin {
+    /// Its guest runs.
+    #[default]
+    Running,
+    /// Its guest waits until it is resumed.
+    Paused,
+}
+
 /// Starts the machine of a definition whose addresses have been given.
 ///
 /// # Errors
 /// When it runs already, can't run on this host, or lacks a file, disk or port. Nothing is left behind then.
-pub fn start(folders: &Folders, domain: &Domain) -> Result<(Record, Blueprint), Failure> {
+pub fn start(folders: &Folders, domain: &Domain, begin: Begin) -> Result<(Record, Blueprint), Failure> {
     let blueprint = Blueprint::read(domain)?;
     let folder = folders.running(&blueprint.name);
     private_folder(&folder)?;
@@ -115,9 +127,12 @@ pub fn start(folders: &Folders, domain: &Domain) -> Result<(Record, Blueprint), 
     let lock = lock.ok_or_else(|| {
         Failure::new(Status::Conflict, format!("{:?} is running already", blueprint.name))
             .advise(format!("kiln console {0}, kiln vncdisplay {0}, or kiln destroy {0}", blueprint.name))
+            .in_virsh("Domain is already active")
     })?;
     let opened = Opened::all(folders, &folder, &blueprint, lock)?;
-    let pid = launch(folders, &blueprint.name, domain, &opened)?;
+    let document = running_document(domain, &opened.record).to_string();
+    store::write_whole(&folder.join(DOCUMENT), document.as_bytes())?;
+    let pid = launch(folders, &blueprint.name, domain, &opened, begin)?;
     Ok((Record { pid, ..opened.record }, blueprint))
 }
 
@@ -150,6 +165,8 @@ impl Opened {
         };
         let (vnc, websocket) = (bound("vnc", screen.vnc), bound("websocket", screen.websocket));
         files.insert("kvm".into(), kvm()?);
+        let (id, held) = ids::take(folders)?;
+        files.insert("id".into(), held);
         let (listener, control) = socket(folder, &blueprint.name, "control")?;
         files.insert("control".into(), listener.into());
         let mut console = None;
@@ -169,9 +186,34 @@ impl Opened {
         Ok(Self {
             files,
             chains,
-            record: Record { pid: 0, vnc, vnc_password, websocket, console, control, network, transient: false },
+            record: Record { pid: 0, id, vnc, vnc_password, websocket, console, control, network },
         })
     }
+}
+
+// What the machine was started from, with what the host has given it.
+fn running_document(domain: &Domain, record: &Record) -> Domain {
+    let mut document = domain.clone();
+    document.root_mut().set("id", record.id.to_string());
+    let mut cards = record.network.cards.iter();
+    for device in document.root_mut().find_or_make("devices").children_mut() {
+        match device.name() {
+            "interface" => {
+                if let Some(card) = cards.next() {
+                    device.find_or_make("target").set("dev", &card.name);
+                }
+            }
+            "graphics" if device.attribute("type") == Some("vnc") => {
+                let Some((_, port)) = &record.vnc else { continue };
+                if device.attribute("port").is_none_or(|fixed| fixed == "-1") {
+                    device.set("autoport", "yes");
+                }
+                device.set("port", port.to_string());
+            }
+            _ => {}
+        }
+    }
+    document
 }
 
 fn private_folder(path: &Path) -> Result<(), Failure> {
@@ -250,7 +292,7 @@ fn fingerprint(path: &Path) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
-fn launch(folders: &Folders, name: &str, domain: &Domain, opened: &Opened) -> Result<u32, Failure> {
+fn launch(folders: &Folders, name: &str, domain: &Domain, opened: &Opened, begin: Begin) -> Result<u32, Failure> {
     let trouble = |e: io::Error| failed("the machine's process can't be started", &e);
     let path = folders.logs(name).join("machine.log");
     let log = File::options().append(true).create(true).mode(0o600).open(&path).map_err(trouble)?;
@@ -269,6 +311,7 @@ fn launch(folders: &Folders, name: &str, domain: &Domain, opened: &Opened) -> Re
         xml: domain.to_string(),
         record: opened.record.clone(),
         disks: opened.chains.clone(),
+        begin,
         labels: Vec::new(),
     };
     let answer =
@@ -312,6 +355,29 @@ pub(super) fn local_offset() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_is_told_with_what_the_host_gave() {
+        let domain = Domain::parse(
+            "<domain type='kvm'><devices><interface type='user'/><graphics type='vnc' port='-1'/>\
+             </devices></domain>",
+        );
+        let card = cards::Plugged { name: "vnet3".into(), mac: String::new(), kind: "user".into(), source: None };
+        let record = Record {
+            pid: 1,
+            id: 7,
+            vnc: Some(("127.0.0.1".into(), 5901)),
+            vnc_password: false,
+            websocket: None,
+            console: None,
+            control: "/run/control".into(),
+            network: Network { cards: vec![card], resolvers: vec![] },
+        };
+        let told = running_document(&domain.unwrap(), &record).to_string();
+        for part in ["<domain type='kvm' id='7'>", "<target dev='vnet3'/>", "port='5901'", "autoport='yes'"] {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+    }
 
     #[test]
     fn addresses_that_programs_understand() {

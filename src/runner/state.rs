@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 
 use kiln_image::{BlockDevice, Image};
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 use super::blueprint::{CacheMode, Disk};
 use super::cards::Cards;
 use super::process::Wake;
-use super::qmp::{Hub, Picture, Subject};
+use super::qmp::{Hub, Picture, PowerOff, Subject};
 use super::screen::Screen;
 use super::start::Record;
 use super::visitors::Visitors;
@@ -54,6 +55,8 @@ pub(super) struct State {
     hub: Arc<Hub>,
     wake: Sender<Wake>,
     status: Mutex<Status>,
+    /// The guest's next power-off is half a reboot.
+    reboots: AtomicBool,
     /// Buttons of the pointer that are held by commands.
     held: Mutex<u8>,
 }
@@ -78,6 +81,7 @@ impl State {
             hub,
             wake,
             status: Mutex::new(Status::Running),
+            reboots: AtomicBool::new(false),
             held: Mutex::new(0),
         })
     }
@@ -97,8 +101,14 @@ impl State {
         &self.hub
     }
 
+    /// Whether a guest that has powered off was told to reboot.
+    pub(super) fn starts_again(&self) -> bool {
+        self.reboots.load(Ordering::Acquire)
+    }
+
     /// It was reset, and runs.
     pub(super) fn was_reset(&self) {
+        self.reboots.store(false, Ordering::Release);
         *self.status.lock() = Status::Running;
         self.failed.lock().clear();
     }
@@ -216,7 +226,8 @@ impl Subject for State {
         }
     }
 
-    fn press_power_button(&self) {
+    fn press_power_button(&self, then: PowerOff) {
+        self.reboots.store(then == PowerOff::StartsAgain, Ordering::Release);
         self.machine.press_power_button();
         self.hub.tell("POWERDOWN", None);
     }

@@ -63,13 +63,16 @@ impl Home {
         list.iter().map(|row| (text(&row["name"]), text(&row["state"]))).collect()
     }
 
-    /// Every file below the scratch folder, but for the two that a store has from its first change on.
+    /// Every file below the scratch folder, but for the two that a store has from its first change on, and those whose
+    /// locks are machines' numbers.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
         collect(self.folder.path(), &mut found);
         for skeleton in ["config/format", "config/lock"] {
             found.remove(&self.store(skeleton));
         }
+        let numbers = self.store("run/ids");
+        found.retain(|path| !path.starts_with(&numbers));
         found
     }
 }

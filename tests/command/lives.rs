@@ -118,7 +118,6 @@ fn a_machine_by_all_its_verbs() {
     assert_eq!((picture.info().width, picture.info().height), (1280, 800));
 
     home.kiln(&["start", "web"]).ends(4).says(&["\"web\" is running already", "> kiln console web"]);
-    home.kiln(&["undefine", "web"]).ends(4).says(&["\"web\" is running", "> Stop it first: kiln shutdown web"]);
     home.kiln(&line).ends(4).says(&["there is a machine \"web\" already"]);
     let other = format!("path={}", home.text("data.img"));
     let told = home.kiln(&install(&["--name", "other", "--boot", &boot, "--disk", &other, "--noautoconsole"])).ends(4);

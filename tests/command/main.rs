@@ -15,3 +15,5 @@ mod lives;
 mod seed;
 mod server;
 mod talk;
+mod verbs;
+mod virsh;

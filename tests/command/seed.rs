@@ -62,6 +62,8 @@ fn run(home: &Home, row: &Row, files: &[(&str, String)]) -> Told {
     let mut command = home.command(&words);
     // No viewer is found, so none opens a window while tests run.
     command.env("PATH", "");
+    // An editor in which nothing is done.
+    command.env("VISUAL", ":");
     match &row.keys {
         None => Told::from((words.join(" "), command.output().unwrap())),
         Some(keys) => {
@@ -120,17 +122,29 @@ fn every_line_that_works_is_run() {
         ("INITRD", home.text("initrd")),
         ("TREE", tree),
         ("URL", url),
+        ("XML", home.file("new.xml", document(&home))),
     ];
     for row in rows().iter().filter(|row| row.kvm) {
         eprintln!("{}", row.line);
         prepare(&home, row.with, &boot);
         answers(row, run(&home, row, &files));
         // The machine that a row makes is called new.
-        if row.kiln[0] == "install" {
+        let verb = row.kiln[0].as_str();
+        if matches!(verb, "install" | "create") {
             home.kiln(&["destroy", "new"]).ends(0);
+        }
+        if matches!(verb, "install" | "define") {
             home.kiln(&["undefine", "new"]).ends(0);
         }
     }
+}
+
+fn document(home: &Home) -> String {
+    let (kernel, initrd) = (guest::kernel(), home.text("initrd"));
+    format!(
+        "<domain type='kvm'><name>new</name><memory>262144</memory><os><type machine='q35'>hvm</type>\
+         <kernel>{kernel}</kernel><initrd>{initrd}</initrd></os></domain>"
+    )
 }
 
 fn prepare(home: &Home, wanted: Option<Machine>, boot: &str) {
@@ -144,7 +158,11 @@ fn prepare(home: &Home, wanted: Option<Machine>, boot: &str) {
             prepare(home, Some(Machine::Running), boot);
             home.kiln(&["suspend", "web"]).ends(0);
         }
-        (Machine::Off, Some(_)) => drop(home.kiln(&["destroy", "web"]).ends(0)),
+        (Machine::Off, Some(_)) => {
+            home.kiln(&["destroy", "web"]).ends(0);
+            // One that was undefined while it ran is gone now.
+            prepare(home, Some(wanted), boot);
+        }
         (_, None) => {
             home.kiln(&install(&["--boot", boot, "--graphics", "vnc", "--noautoconsole"])).ends(0);
             prepare(home, Some(wanted), boot);

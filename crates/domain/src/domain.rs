@@ -129,28 +129,61 @@ impl Domain {
         Ok(Some(uuid))
     }
 
-    /// Memory in bytes.
+    /// Most memory that it may have, in bytes (`<memory>`).
     ///
     /// # Errors
     /// When it is missing, malformed, or beyond 64 bits.
     pub fn memory(&self) -> Result<u64, DomainError> {
-        let element = self.root().find("memory").ok_or(DomainError::Missing("memory"))?;
-        let value = element.text();
-        let refuse = |why| DomainError::Value { at: "memory", value: value.clone(), why };
-        let number: u64 = value.parse().map_err(|_| refuse("a number is expected"))?;
-        let unit = unit(element.attribute("unit").unwrap_or("KiB")).ok_or_else(|| refuse("its unit is unknown"))?;
-        number.checked_mul(unit).ok_or_else(|| refuse("it is too large"))
+        self.bytes("memory")?.ok_or(DomainError::Missing("memory"))
     }
 
-    /// Number of processors.
+    /// Memory that it has, in bytes (`<currentMemory>`); all of it if nothing else is said.
+    ///
+    /// # Errors
+    /// As [`Domain::memory`], or when it is more than the most.
+    pub fn current_memory(&self) -> Result<u64, DomainError> {
+        let most = self.memory()?;
+        match self.bytes("currentMemory")? {
+            Some(more) if more > most => Err(DomainError::Value {
+                at: "currentMemory",
+                value: self.text("currentMemory").unwrap_or_default(),
+                why: "it is more than <memory>",
+            }),
+            given => Ok(given.unwrap_or(most)),
+        }
+    }
+
+    fn bytes(&self, at: &'static str) -> Result<Option<u64>, DomainError> {
+        let Some(element) = self.root().find(at) else { return Ok(None) };
+        let value = element.text();
+        let refuse = |why| DomainError::Value { at, value: value.clone(), why };
+        let number: u64 = value.trim().parse().map_err(|_| refuse("a number is expected"))?;
+        let unit = unit(element.attribute("unit").unwrap_or("KiB")).ok_or_else(|| refuse("its unit is unknown"))?;
+        number.checked_mul(unit).map(Some).ok_or_else(|| refuse("it is too large"))
+    }
+
+    /// Number of processors that it has (`<vcpu current=…>`); the most if nothing else is said.
+    ///
+    /// # Errors
+    /// When it is malformed, or more than the most.
+    pub fn vcpus(&self) -> Result<u32, DomainError> {
+        let most = self.most_vcpus()?;
+        match self.root().find("vcpu").and_then(|vcpu| vcpu.attribute("current")) {
+            None => Ok(most),
+            Some(text) => count(text).and_then(|now| {
+                let why = "its current number is more than the most";
+                if now <= most { Ok(now) } else { Err(DomainError::Value { at: "vcpu", value: text.into(), why }) }
+            }),
+        }
+    }
+
+    /// Most processors that it may have (`<vcpu>`).
     ///
     /// # Errors
     /// When it is malformed.
-    pub fn vcpus(&self) -> Result<u32, DomainError> {
+    pub fn most_vcpus(&self) -> Result<u32, DomainError> {
         let Some(element) = self.root().find("vcpu") else { return Ok(1) };
-        let text = element.attribute("current").map_or_else(|| element.text(), str::to_owned);
-        let refuse = || DomainError::Value { at: "vcpu", value: text.clone(), why: "a positive number is expected" };
-        text.parse().ok().filter(|n| *n > 0).ok_or_else(refuse)
+        count(&element.text())
     }
 
     /// `<cpu><topology>`, if it is there.
@@ -209,6 +242,11 @@ impl std::fmt::Display for Domain {
     }
 }
 
+fn count(text: &str) -> Result<u32, DomainError> {
+    let refuse = || DomainError::Value { at: "vcpu", value: text.into(), why: "a positive number is expected" };
+    text.trim().parse().ok().filter(|n| *n > 0).ok_or_else(refuse)
+}
+
 /// Bytes of libvirt's unit names (formatdomain, "scaled integers").
 fn unit(name: &str) -> Option<u64> {
     Some(match name {
@@ -242,7 +280,9 @@ mod tests {
         assert_eq!(d.name().unwrap(), "web");
         assert_eq!(d.uuid().unwrap().unwrap()[..4], [0x12, 0x34, 0x56, 0x78]);
         assert_eq!(d.memory().unwrap(), 512 << 20);
-        assert_eq!(d.vcpus().unwrap(), 2);
+        assert_eq!((d.vcpus().unwrap(), d.most_vcpus().unwrap()), (2, 4));
+        assert_eq!(d.current_memory().unwrap(), 512 << 20);
+        assert_eq!(domain("<memory>8</memory><currentMemory>4</currentMemory>").current_memory().unwrap(), 4096);
         assert_eq!(d.topology().unwrap(), Some(Topology { sockets: 1, dies: 1, cores: 2, threads: 1 }));
         assert_eq!(d.action("on_reboot").unwrap(), Action::Destroy);
         assert_eq!(d.action("on_poweroff").unwrap(), Action::Destroy);
@@ -270,6 +310,8 @@ mod tests {
             assert!(matches!(check(&domain(inside)), Err(DomainError::Value { at: "memory", .. })), "{inside}");
         }
         assert!(domain("<vcpu>0</vcpu>").vcpus().is_err());
+        assert!(domain("<vcpu current='3'>2</vcpu>").vcpus().is_err());
+        assert!(domain("<memory>4</memory><currentMemory>8</currentMemory>").current_memory().is_err());
         assert!(domain("<uuid>12</uuid>").uuid().is_err());
         assert!(domain("<uuid>zz345678-9abc-def0-1234-56789abcdef0</uuid>").uuid().is_err());
         assert!(domain("<on_crash>explode</on_crash>").action("on_crash").is_err());

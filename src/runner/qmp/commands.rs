@@ -19,6 +19,15 @@ pub(in crate::runner) enum Picture {
     Png,
 }
 
+/// What follows when a guest powers off because its button was pressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::runner) enum PowerOff {
+    /// What the definition says (`<on_poweroff>`).
+    AsDefined,
+    /// The machine starts again.
+    StartsAgain,
+}
+
 /// What commands act on.
 pub(in crate::runner) trait Subject: Send + Sync {
     /// The machine's name.
@@ -30,7 +39,7 @@ pub(in crate::runner) trait Subject: Send + Sync {
     /// Lets it go on.
     fn resume(&self);
     /// Presses the power button.
-    fn press_power_button(&self);
+    fn press_power_button(&self, then: PowerOff);
     /// Resets the machine.
     fn reset(&self);
     /// Ends the machine.
@@ -65,6 +74,7 @@ const NAMES: &[&str] = &[
     "cont",
     "input-send-event",
     "kiln-cards",
+    "kiln-reboot",
     "kiln-screenshot",
     "qmp_capabilities",
     "query-block",
@@ -124,7 +134,8 @@ fn plain(command: &str, files: &mut VecDeque<OwnedFd>, subject: &dyn Subject) ->
         "query-kvm" => return Ok(json!({ "enabled": true, "present": true })),
         "stop" => subject.pause(),
         "cont" => subject.resume(),
-        "system_powerdown" => subject.press_power_button(),
+        "system_powerdown" => subject.press_power_button(PowerOff::AsDefined),
+        "kiln-reboot" => subject.press_power_button(PowerOff::StartsAgain),
         "system_reset" => subject.reset(),
         "kiln-screenshot" => {
             let file = files.pop_front().ok_or_else(|| Refusal::generic("no file came with the command"))?;

@@ -24,7 +24,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use serde_json::{Map, Value, json};
 
 use arguments::{Arguments, Refusal};
-pub(super) use commands::{Picture, Subject};
+pub(super) use commands::{Picture, PowerOff, Subject};
 use framing::{Frame, Frames};
 use outbox::Outbox;
 

@@ -1,0 +1,144 @@
+//! A machine as verbs are told of it: by name, uuid or number; defined, running, or both.
+
+use std::fs;
+
+use kiln_domain::Domain;
+
+use super::running::{self, DOCUMENT, Running, is_running};
+use super::{Store, lock, name};
+use crate::failure::{Failure, Status};
+use crate::runner::start::LOCK;
+
+/// A machine that is defined or runs.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// The store that it is in.
+    pub store: Store,
+    /// Its name.
+    pub name: String,
+}
+
+impl Known {
+    /// The machine that a word means: its name, else its uuid, else its number while it runs.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn of(word: &str) -> Result<Self, Failure> {
+        let store = Store::here()?;
+        name::check(word)?;
+        let is_there = |name: &str| store.has(name) || is_running(store.folders(), name);
+        if is_there(word) {
+            return Ok(Self { name: word.into(), store });
+        }
+        match Self::by_uuid(&store, word).or_else(|| Self::by_number(&store, word)) {
+            Some(name) => Ok(Self { store, name }),
+            None => Err(store.unknown(word).in_virsh(format!("failed to get domain '{word}'"))),
+        }
+    }
+
+    /// The name of the machine that has this uuid.
+    pub fn by_uuid(store: &Store, word: &str) -> Option<String> {
+        let wanted = uuid(word)?;
+        let mut names = store.names().ok()?;
+        names.extend(running::names(store.folders()));
+        names.into_iter().find(|name| {
+            let known = Self { store: store.clone(), name: name.clone() };
+            known.document().is_ok_and(|document| document.uuid() == Ok(Some(wanted)))
+        })
+    }
+
+    /// The name of the running machine that has this number.
+    pub fn by_number(store: &Store, word: &str) -> Option<String> {
+        let wanted: u32 = word.parse().ok()?;
+        let mut names = running::names(store.folders()).into_iter();
+        names.find(|name| running::record(store.folders(), name).is_some_and(|record| record.id == wanted))
+    }
+
+    /// Whether it stays when it stops.
+    pub fn is_persistent(&self) -> bool {
+        self.store.has(&self.name)
+    }
+
+    /// The running machine; `None` when it doesn't run.
+    ///
+    /// # Errors
+    /// When it runs but can't be talked to.
+    pub fn find(&self) -> Result<Option<Running>, Failure> {
+        Running::find(self.store.folders(), &self.name)
+    }
+
+    /// The running machine.
+    ///
+    /// # Errors
+    /// When it doesn't run, or can't be talked to.
+    pub fn running(&self) -> Result<Running, Failure> {
+        self.find()?.ok_or_else(|| running::not_running(&self.name))
+    }
+
+    /// Whether it runs.
+    pub fn runs(&self) -> bool {
+        is_running(self.store.folders(), &self.name)
+    }
+
+    /// Its permanent definition.
+    ///
+    /// # Errors
+    /// When it has none, or it can't be read.
+    pub fn definition(&self) -> Result<Domain, Failure> {
+        if !self.is_persistent() && self.runs() {
+            return Err(Failure::new(Status::Failed, format!("{:?} has no permanent definition", self.name))
+                .why("it is transient: it is gone when it stops")
+                .advise(format!("kiln dumpxml {0} > {0}.xml, then kiln define {0}.xml keeps it.", self.name))
+                .in_virsh("Requested operation is not valid: transient domains do not have any persistent config"));
+        }
+        self.store.read(&self.name)
+    }
+
+    /// The document of its run while it runs, else its definition.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn document(&self) -> Result<Domain, Failure> {
+        if self.runs() {
+            let path = self.store.folders().running(&self.name).join(DOCUMENT);
+            if let Some(document) = fs::read_to_string(path).ok().and_then(|text| Domain::parse(&text).ok()) {
+                return Ok(document);
+            }
+        }
+        self.definition()
+    }
+
+    /// Removes what a machine that was not kept leaves behind when it has stopped.
+    pub fn forget_if_gone(&self) {
+        let Ok(_changing) = self.store.change() else { return };
+        let folders = self.store.folders();
+        // Whoever starts one of this name has the lock, and is let alone.
+        let Ok(Some(_lock)) = lock::try_lock(&folders.running(&self.name).join(LOCK)) else { return };
+        if !self.is_persistent() {
+            for folder in [folders.running(&self.name), folders.logs(&self.name)] {
+                let _ = fs::remove_dir_all(folder);
+            }
+        }
+    }
+}
+
+/// The bytes of a uuid as people write it (RFC 9562, section 4; dashes may be left out).
+pub fn uuid(text: &str) -> Option<[u8; 16]> {
+    let hex: String = text.chars().filter(|c| *c != '-').collect();
+    let is_one = hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+    let number = u128::from_str_radix(&hex, 16).ok().filter(|_| is_one)?;
+    Some(number.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_with_and_without_dashes() {
+        let bytes = uuid("12345678-9abc-def0-1234-56789abcdef0").unwrap();
+        assert_eq!(bytes[..4], [0x12, 0x34, 0x56, 0x78]);
+        assert_eq!(uuid("123456789ABCDEF0123456789abcdef0"), Some(bytes));
+        assert!(uuid("web").is_none() && uuid("12").is_none() && uuid(&"+".repeat(32)).is_none());
+    }
+}

@@ -1,0 +1,244 @@
+//! Files of a machine's disks, and which of them may go with it.
+//!
+//! A file goes only if it is the machine's own: a disk that it may write to, that no other machine uses and no image of
+//! the store lies on. Whatever can't be looked at counts as used.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use kiln_domain::Domain;
+use kiln_domain::xml::Element;
+use kiln_image::chain::{Files, HostFiles, lock_for_writing};
+use kiln_image::{Error, Format, Image, Open, storage};
+
+use super::{Known, running};
+use crate::failure::{Failure, Status};
+
+/// A file of a machine's disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Name of the disk, e.g. `vda`.
+    pub target: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Why it is kept.
+    pub kept: Option<String>,
+}
+
+/// A file, by its device and inode.
+type Id = (u64, u64);
+/// Who uses files.
+type Users = BTreeMap<Id, String>;
+
+/// Notes every file that is opened.
+struct Noting(RefCell<Vec<Id>>);
+
+impl Files for Noting {
+    fn has(&self, path: &Path) -> bool {
+        HostFiles.has(path)
+    }
+
+    fn open(&self, path: &Path, how: Open) -> Result<storage::File, Error> {
+        if let Ok(about) = fs::metadata(path) {
+            self.0.borrow_mut().push((about.dev(), about.ino()));
+        }
+        HostFiles.open(path, how)
+    }
+}
+
+// The files of an image's chain, from the top; as far as they can be followed.
+fn chain(path: &Path, format: Option<Format>) -> Vec<Id> {
+    let files = Noting(RefCell::default());
+    let how = Open { locks: false, backing_locks: false, passive: true, ..Open::reading(format) };
+    // What can't be opened was noted before that.
+    drop(Image::open_from(&files, path, how));
+    files.0.into_inner()
+}
+
+/// A `<disk>`'s file or block device.
+pub fn source(disk: &Element) -> Option<PathBuf> {
+    let source = disk.find("source")?;
+    source.attribute("file").or(source.attribute("dev")).map(PathBuf::from)
+}
+
+fn disks(domain: &Domain) -> impl Iterator<Item = (&Element, PathBuf)> {
+    let disks = domain.devices().filter(|device| device.name() == "disk");
+    disks.filter_map(|disk| Some((disk, source(disk)?)))
+}
+
+fn format(disk: &Element) -> Option<Format> {
+    Format::from_name(disk.find("driver")?.attribute("type")?)
+}
+
+// The files of all other machines, and what the images of the store lie on.
+fn users(known: &Known) -> Result<Users, Failure> {
+    let store = &known.store;
+    let mut users = Users::new();
+    for image in fs::read_dir(store.folders().images()).into_iter().flatten().flatten() {
+        let path = image.path();
+        for below in chain(&path, None).into_iter().skip(1) {
+            users.insert(below, format!("{} lies on it", path.display()));
+        }
+    }
+    let mut names = store.names()?;
+    names.extend(running::names(store.folders()));
+    for name in names.into_iter().filter(|name| *name != known.name) {
+        let other = Known { store: store.clone(), name: name.clone() };
+        for domain in [other.document(), other.definition()].into_iter().flatten() {
+            let files = disks(&domain).flat_map(|(disk, path)| chain(&path, format(disk)));
+            users.extend(files.map(|file| (file, format!("the machine {name:?} uses it"))));
+        }
+    }
+    Ok(users)
+}
+
+fn why_kept(disk: &Element, path: &Path, used: &Users, own: &[Vec<Id>]) -> Option<String> {
+    let kind = disk.attribute("device").unwrap_or("disk");
+    if kind != "disk" {
+        return Some(format!("it is a {kind}'s medium"));
+    }
+    if disk.find("readonly").is_some() {
+        return Some("it is read-only".into());
+    }
+    if disk.find("shareable").is_some() {
+        return Some("machines may share it".into());
+    }
+    let about = match fs::metadata(path) {
+        Ok(about) => about,
+        Err(e) => return Some(e.to_string()),
+    };
+    if !about.is_file() {
+        let is_device = about.file_type().is_block_device();
+        return Some(if is_device { "it is a block device".into() } else { "it is no plain file".into() });
+    }
+    let id = (about.dev(), about.ino());
+    if own.iter().any(|chain| chain.iter().skip(1).any(|below| *below == id)) {
+        return Some("another disk of this machine lies on it".into());
+    }
+    used.get(&id).cloned()
+}
+
+/// The files of a machine's disks; `wanted` are names of disks or paths, all if there are none.
+///
+/// # Errors
+/// When a disk that is wanted isn't there, or the store can't be read.
+pub fn volumes(known: &Known, definition: &Domain, wanted: Option<&[String]>) -> Result<Vec<Volume>, Failure> {
+    let used = users(known)?;
+    let own: Vec<Vec<Id>> = disks(definition).map(|(disk, path)| chain(&path, format(disk))).collect();
+    let mut volumes = Vec::new();
+    for (disk, path) in disks(definition) {
+        let target = disk.find("target").and_then(|t| t.attribute("dev")).unwrap_or_default().to_owned();
+        let is_meant = |word: &String| *word == target || std::path::absolute(word).is_ok_and(|there| there == path);
+        let kept = match wanted {
+            Some(words) if !words.iter().any(is_meant) => Some("it was not asked for".into()),
+            _ => why_kept(disk, &path, &used, &own),
+        };
+        volumes.push(Volume { target, path, kept });
+    }
+    for word in wanted.into_iter().flatten() {
+        let path = std::path::absolute(word).unwrap_or_default();
+        if !volumes.iter().any(|volume| volume.target == *word || volume.path == path) {
+            return Err(Failure::new(Status::NotFound, format!("{:?} has no disk {word}", known.name))
+                .advise(format!("kiln domblklist {}", known.name))
+                .in_virsh(format!("Volume '{word}' was not found in domain's definition.")));
+        }
+    }
+    Ok(volumes)
+}
+
+/// Removes a file that nobody uses right now.
+///
+/// # Errors
+/// When somebody does, or the file system refuses.
+pub fn remove(path: &Path) -> Result<(), String> {
+    // Locked while its name goes: no machine can start on it in between.
+    let file = File::options().read(true).write(true).open(path).map_err(|e| e.to_string())?;
+    lock_for_writing(&file, path).map_err(|e| e.to_string())?;
+    fs::remove_file(path).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::folders::Surroundings;
+    use crate::machine::{Folders, Store, definition};
+
+    fn image(path: &Path, words: &[&str]) {
+        let mut all = vec!["create".into(), "-q".into()];
+        all.extend(words.iter().map(std::ffi::OsString::from));
+        all.insert(all.len() - 1, path.into());
+        assert_eq!(
+            format!("{:?}", crate::disk::main(crate::disk::Dialect::QemuImg, &all)),
+            format!("{:?}", std::process::ExitCode::SUCCESS)
+        );
+    }
+
+    fn machine(store: &Store, name: &str, disks: &[(&Path, &str)]) -> Known {
+        let disk = |(n, (path, inside)): (usize, &(&Path, &str))| {
+            let (path, target) = (path.display(), char::from(b'a' + n as u8));
+            format!(
+                "    <disk type='file' device='disk'><source file='{path}'/><target dev='vd{target}' bus='virtio'/>\
+                 {inside}</disk>\n"
+            )
+        };
+        let disks: String = disks.iter().enumerate().map(disk).collect();
+        let text = format!(
+            "<domain type='kvm'>\n  <name>{name}</name>\n  <memory>262144</memory>\n  <devices>\n{disks}  \
+             </devices>\n</domain>\n"
+        );
+        let prepared = definition::prepare(store, &text).unwrap();
+        definition::keep(store, &store.change().unwrap(), &prepared).unwrap();
+        Known { store: store.clone(), name: name.into() }
+    }
+
+    #[test]
+    fn only_what_is_a_machines_own_goes() {
+        let home = tempfile::tempdir().unwrap();
+        let around = Surroundings { kiln_home: Some(home.path().into()), ..Surroundings::default() };
+        let store = Store::open(Folders::of(&around).unwrap()).unwrap();
+        let images = store.folders().images();
+        fs::create_dir_all(&images).unwrap();
+        let at = |name: &str| images.join(name);
+        for name in ["own", "readonly", "shared", "base", "lower"] {
+            image(&at(name), &["-f", "qcow2", "1M"]);
+        }
+        let over = |name: &str, below: &str| {
+            image(&at(name), &["-f", "qcow2", "-F", "qcow2", "-b", at(below).to_str().unwrap(), "1M"]);
+        };
+        over("clone", "base");
+        // Nobody's disk, but an image of the store.
+        over("kept-overlay", "lower");
+        let web = machine(
+            &store,
+            "web",
+            &[
+                (&at("own"), ""),
+                (&at("readonly"), "<readonly/>"),
+                (&at("shared"), "<shareable/>"),
+                (&at("base"), ""),
+                (&at("lower"), ""),
+                (&at("missing"), ""),
+            ],
+        );
+        let db = machine(&store, "db", &[(&at("clone"), "")]);
+        let found = volumes(&web, &web.definition().unwrap(), None).unwrap();
+        let why = |n: usize| found[n].kept.clone().unwrap_or_default();
+        assert_eq!(found[0].kept, None);
+        assert!(why(1).contains("read-only") && why(2).contains("share"), "{found:?}");
+        assert!(why(3).contains("\"db\" uses it") && why(4).contains("kept-overlay lies on it"), "{found:?}");
+        assert!(why(5).contains("No such file"), "{found:?}");
+        let found = volumes(&db, &db.definition().unwrap(), None).unwrap();
+        assert_eq!((found.len(), &found[0].kept), (1, &None), "what lies below is never a disk's own");
+        let one = volumes(&web, &web.definition().unwrap(), Some(&["vdb".into()])).unwrap();
+        assert!(one[0].kept.as_ref().unwrap().contains("not asked for"), "{one:?}");
+        assert!(volumes(&web, &web.definition().unwrap(), Some(&["vdz".into()])).is_err());
+        remove(&at("own")).unwrap();
+        assert!(!at("own").exists());
+        let held = Image::open(&at("clone"), Open::writing(None)).unwrap();
+        assert!(remove(&at("clone")).is_err() && at("clone").exists(), "a file in use stays");
+        drop(held);
+    }
+}
