@@ -75,7 +75,6 @@ const OPTIONS: &[(&str, &str)] = &[
 /// Verbs of virsh, virt-clone, virt-xml and qemu-img.
 const VERBS: &[&str] = &[
     "reboot",
-    "define",
     "create",
     "edit",
     "clone",
@@ -84,7 +83,6 @@ const VERBS: &[&str] = &[
     "net",
     "media",
     "os",
-    "template",
     "new",
     "setmem",
     "setvcpus",

@@ -2,6 +2,7 @@
 
 mod cards;
 pub(crate) mod dashes;
+mod define;
 mod doctor;
 mod hands;
 mod install;
@@ -11,6 +12,7 @@ mod machine;
 mod network;
 pub(crate) mod size;
 mod suboptions;
+mod template;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -22,6 +24,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::disk::{self, Dialect};
 use crate::failure::{Failure, Status};
+use crate::plan::template::confined::{self, FILL_TEMPLATE};
 use crate::runner::{self, start::RUN_MACHINE};
 
 /// Creates virtual machines with one command and runs them on its own KVM monitor.
@@ -42,6 +45,7 @@ First steps:
 #[derive(Debug, Subcommand)]
 enum Verb {
     Install(Box<install::Install>),
+    Define(define::Define),
     #[command(visible_alias = "ls")]
     List(machine::List),
     /// Start a machine that is defined
@@ -83,6 +87,9 @@ enum Verb {
     Console(machine::One),
     /// Show a machine's screen in an installed viewer
     View(machine::One),
+    /// Templates of domain XML: list, show, check
+    #[command(subcommand)]
+    Template(template::Template),
     Doctor(doctor::Doctor),
     /// Make, copy, check and change disks, as qemu-img does: kiln disk --help
     #[command(disable_help_flag = true)]
@@ -101,6 +108,7 @@ impl Verb {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Verb::Install(install) => install.run(),
+            Verb::Define(define) => define.run(),
             Verb::List(list) => list.run(),
             Verb::Start(one) => machine::start(&one),
             Verb::Suspend(one) => machine::suspend(&one),
@@ -124,6 +132,7 @@ impl Verb {
             Verb::Screenshot(screenshot) => screenshot.run(),
             Verb::Console(one) => machine::console(&one),
             Verb::View(one) => machine::view(&one),
+            Verb::Template(template) => template.run(),
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Disk(disk) => Ok(disk::main(Dialect::Kiln, &disk.words)),
             Verb::Link(link) => link.run(),
@@ -136,6 +145,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if args.get(1).is_some_and(|arg| arg == RUN_MACHINE) && args.len() == 2 {
         return runner::main();
+    }
+    if args.get(1).is_some_and(|arg| arg == FILL_TEMPLATE) && args.len() == 2 {
+        return confined::main();
     }
     let name = args.first().and_then(|program| Path::new(program).file_name());
     if name.is_some_and(|name| name == "qemu-img") {

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::failure::{Failure, Status};
 use crate::machine::{Store, lock, name, store};
-use crate::plan::{self, Boot, NetworkWish, Plan, Step};
+use crate::plan::{self, Boot, NetworkWish, Plan, Step, template};
 use crate::runner::blueprint::{Blueprint, Vnc};
 use crate::runner::start;
 use undo::{Action, Undo};
@@ -98,7 +98,9 @@ pub struct Wishes {
     /// Name.
     pub name: String,
     /// Template.
-    pub template: String,
+    pub template: template::Source,
+    /// What the user fills it with besides.
+    pub sets: template::Sets,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Processors.
@@ -135,6 +137,7 @@ impl Wishes {
             name: self.name.clone(),
             uuid: plan::new_uuid()?,
             template: self.template.clone(),
+            sets: self.sets.clone(),
             memory_mib: self.memory_mib,
             vcpus: self.vcpus,
             topology: self.topology,
