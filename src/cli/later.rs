@@ -70,6 +70,9 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--description", "edit the definition instead"),
     ("--network-install", "networks are not there"),
     ("--reinstall", "undefine and install again"),
+    ("--original-xml", "define the file first (kiln define), then clone it"),
+    ("--replace", "undefine the machine that has the name first"),
+    ("--nvram", "there is no firmware whose variables it could hold"),
 ];
 
 /// Verbs of virsh, virt-clone, virt-xml and qemu-img.
@@ -77,7 +80,6 @@ const VERBS: &[&str] = &[
     "reboot",
     "create",
     "edit",
-    "clone",
     "xml",
     "build",
     "net",

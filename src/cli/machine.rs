@@ -16,7 +16,7 @@ use crate::console;
 use crate::failure::{Failure, Status};
 use crate::host::VIEWERS;
 use crate::machine::running::{self, Running, is_running, last_ending};
-use crate::machine::{Store, name};
+use crate::machine::{Store, bases, name};
 use crate::runner::start::{self, Record};
 
 /// A machine's name.
@@ -155,10 +155,15 @@ pub(super) fn undefine(one: &One) -> Result<ExitCode, Failure> {
         return Err(Failure::new(Status::Conflict, format!("{:?} is running", one.name))
             .advise(format!("Stop it first: kiln shutdown {0}, or kiln destroy {0}", one.name)));
     }
-    let disks: Vec<String> = store.read(&one.name).map(|d| disks(&d)).unwrap_or_default();
+    let domain = store.read(&one.name).ok();
+    let disks: Vec<String> = domain.as_ref().map(disks).unwrap_or_default();
+    let files = domain.as_ref().map(bases::files_of_machine).unwrap_or_default();
     store.change()?.remove(&one.name)?;
     for disk in disks {
         eprintln!("kept: {disk}");
+    }
+    for base in bases::idle(&store, &files) {
+        eprintln!("no machine lies on the base {} any more\n  > {}", base.display(), bases::how_to_release(&base));
     }
     done(&format!("Domain '{}' has been undefined\n", one.name))
 }

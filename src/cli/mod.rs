@@ -1,6 +1,7 @@
 //! The words that the user types. One file per verb or group of verbs.
 
 mod cards;
+mod clone;
 pub(crate) mod dashes;
 mod define;
 mod doctor;
@@ -45,6 +46,7 @@ First steps:
 #[derive(Debug, Subcommand)]
 enum Verb {
     Install(Box<install::Install>),
+    Clone(clone::Clone),
     Define(define::Define),
     #[command(visible_alias = "ls")]
     List(machine::List),
@@ -108,6 +110,7 @@ impl Verb {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Verb::Install(install) => install.run(),
+            Verb::Clone(clone) => clone.run(),
             Verb::Define(define) => define.run(),
             Verb::List(list) => list.run(),
             Verb::Start(one) => machine::start(&one),

@@ -3,11 +3,11 @@
 //! Undo covers the time before the guest first runs. After that nothing is ever undone: an interrupt, a hang-up and the
 //! end of a wait leave the machine running, and say how to watch and how to remove it.
 
-mod disk;
+pub(crate) mod disk;
 mod finish;
-mod network;
+pub(crate) mod network;
 mod tree;
-mod undo;
+pub(crate) mod undo;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -224,7 +224,8 @@ fn prepared(wishes: &Wishes, store: &Store) -> Result<Plan, Failure> {
     wishes.plan(store, installer)
 }
 
-fn taken(name: &str) -> Failure {
+/// That a name is another machine's.
+pub(crate) fn taken(name: &str) -> Failure {
     Failure::new(Status::Conflict, format!("there is a machine {name:?} already"))
         .advise(format!("Take another name, or remove it: kiln undefine {name}"))
 }
