@@ -99,7 +99,13 @@ impl Clone {
                 format!("--force-copy {both} and --skip-copy {both} exclude each other"),
             ));
         }
-        let mac = |text: &String| if text == "RANDOM" { Ok(None) } else { check_mac(text).map(Some) };
+        let mac = |text: &String| {
+            if text == "RANDOM" {
+                Ok(None)
+            } else {
+                check_mac(text).map(Some).map_err(|failure| Failure { status: Status::Usage, ..failure })
+            }
+        };
         Ok(Wishes {
             original: self.source.or(self.original).unwrap_or_default(),
             name: self.name,

@@ -79,7 +79,7 @@ fn steps<'a>(changing: &Changing<'_>, plan: &'a Plan, done: &mut Vec<Back<'a>>) 
         })
         .collect();
     // Held to the end: nobody else uses them.
-    let held = links.iter().map(|(disk, _)| alone(disk)).collect::<Result<Vec<_>, _>>()?;
+    let held = links.iter().map(|(disk, _)| alone(changing.store(), disk)).collect::<Result<Vec<_>, _>>()?;
     for ((disk, new), base) in links.iter().zip(&held) {
         for path in *new {
             overlay(path, disk, base.len())?;
@@ -91,17 +91,19 @@ fn steps<'a>(changing: &Changing<'_>, plan: &'a Plan, done: &mut Vec<Back<'a>>) 
     changing.write(&plan.original, &after)?;
     for (disk, _) in &links {
         for file in bases::files_of(&disk.from, Some(disk.format)) {
-            if changing.protect(&file)? {
+            if !bases::is_base(changing.store(), &file)? {
+                let file = file.clone();
                 done.push(Box::new(move |changing| drop(changing.unprotect(&file))));
             }
+            changing.protect(&file)?;
         }
     }
     super::define(changing, plan)
 }
 
 // As its only user: nobody else writes, or waits to. One that is a base already is written to by nobody.
-fn alone(disk: &Disk) -> Result<Arc<Image>, Failure> {
-    let is_base = bases::check_writable(&disk.from).is_err();
+fn alone(store: &Store, disk: &Disk) -> Result<Arc<Image>, Failure> {
+    let is_base = bases::is_base(store, &disk.from)?;
     let how = Open { passive: true, ..Open::writing(Some(disk.format)) };
     let held = Image::open(&disk.from, if is_base { Open::reading(Some(disk.format)) } else { how });
     held.map_err(|e| Failure::new((&e).into(), format!("the disk {} can't be used", disk.from.display())).because(&e))

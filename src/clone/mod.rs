@@ -279,7 +279,7 @@ fn disk<'f>(
         )
     })?;
     let is_taken = |path: &Path| is_there(path) || planned.iter().any(|disk| new_files(disk).contains(&path));
-    let given = files.next().map(|file| std::path::absolute(file)).transpose();
+    let given = files.next().map(std::path::absolute).transpose();
     let given = given.map_err(|e| usage("--file").because(&e))?;
     if wishes.preserve {
         let file = given.ok_or_else(|| usage("--preserve-data goes with --file"))?;
@@ -361,5 +361,7 @@ fn define(changing: &Changing<'_>, plan: &Plan) -> Result<(), Failure> {
     if changing.store().has(&plan.name) {
         return Err(taken(&plan.name));
     }
-    changing.write(&plan.name, &plan.domain)
+    changing.write(&plan.name, &plan.domain).inspect_err(|_| {
+        let _ = fs::remove_dir_all(changing.store().folders().definition(&plan.name));
+    })
 }

@@ -109,6 +109,14 @@ pub fn how_to_release(path: &Path) -> String {
     format!("If no other image lies on it: kiln clone --release {}", path.display())
 }
 
+/// Whether a file is written down as a base.
+///
+/// # Errors
+/// When the list can't be read.
+pub fn is_base(store: &Store, path: &Path) -> Result<bool, Failure> {
+    Ok(all(store)?.iter().any(|base| is_same(&base.path, path)))
+}
+
 /// Refuses to write to a base of this user's store.
 ///
 /// # Errors
@@ -116,8 +124,7 @@ pub fn how_to_release(path: &Path) -> String {
 pub fn check_writable(path: &Path) -> Result<(), Failure> {
     // Without a store that can be read there are no bases.
     let Ok(store) = Store::here() else { return Ok(()) };
-    let bases = all(&store)?;
-    if !bases.iter().any(|base| is_same(&base.path, path)) {
+    if !is_base(&store, path)? {
         return Ok(());
     }
     let failure =
@@ -142,27 +149,34 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), Failure> {
 
 impl Changing<'_> {
     fn write_bases(&self, bases: &[Base]) -> Result<(), Failure> {
+        let path = file(self.store());
+        if bases.is_empty() {
+            return match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    Err(Failure::new(Status::Failed, format!("removing {} failed", path.display())).because(&e))
+                }
+                _ => Ok(()),
+            };
+        }
         let text = serde_json::to_vec_pretty(bases)
             .map_err(|e| Failure::new(Status::Failed, "the list of bases can't be written").because(&e))?;
-        write_whole(&file(self.store()), &text)
+        write_whole(&path, &text)
     }
 
-    /// Makes a file a base, if it isn't one. Says whether it has become one.
+    /// Makes a file a base, if it isn't one.
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn protect(&self, path: &Path) -> Result<bool, Failure> {
+    pub fn protect(&self, path: &Path) -> Result<(), Failure> {
         let mut bases = all(self.store())?;
         // One whose file is gone protects nothing.
         bases.retain(|base| base.path.exists());
-        let is_new = !bases.iter().any(|base| is_same(&base.path, path));
-        if is_new {
+        if !bases.iter().any(|base| is_same(&base.path, path)) {
             let mode = fs::metadata(path).map_err(trouble(path))?.permissions().mode() & 0o7777;
             bases.push(Base { path: path.into(), mode });
             self.write_bases(&bases)?;
         }
-        set_mode(path, READ_ONLY)?;
-        Ok(is_new)
+        set_mode(path, READ_ONLY)
     }
 
     /// Lets go of a base: its permissions are again what they were.
@@ -171,7 +185,7 @@ impl Changing<'_> {
     /// When it is none, machines use it, or the file system refuses.
     pub fn release(&self, path: &Path) -> Result<(), Failure> {
         let users = users(self.store(), path);
-        if !users.is_empty() {
+        if is_base(self.store(), path)? && !users.is_empty() {
             let what = format!("{} is the base of {}", path.display(), users.join(", "));
             return Err(Failure::new(Status::Conflict, what).advise("Undefine those first."));
         }
