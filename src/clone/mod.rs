@@ -249,6 +249,21 @@ fn disks(store: &Store, wishes: &Wishes, clone: &str, before: &Domain) -> Result
     Ok(planned)
 }
 
+// A disk that is written to and lies elsewhere than in a file would be written to by both.
+fn refuse_remote(disk: &Element, wishes: &Wishes) -> Result<(), Failure> {
+    let name = target(disk);
+    let is_media = disk.attribute("device").is_some_and(|kind| kind != "disk");
+    let is_shared = is_media || ["readonly", "shareable"].iter().any(|mark| disk.find(mark).is_some());
+    if is_shared || disk.find("source").is_none() || source_of(disk).is_some() || wishes.skip.iter().any(|s| s == name)
+    {
+        return Ok(());
+    }
+    let kind = disk.attribute("type").unwrap_or("file");
+    Err(Failure::new(Status::Failed, format!("the disk {name} of type {kind} can't be copied"))
+        .why("it is neither a file nor a block device")
+        .advise(format!("To let both machines use it: --skip-copy {name}")))
+}
+
 fn new_files(disk: &Disk) -> Vec<&Path> {
     match &disk.what {
         What::Share => vec![],
@@ -270,6 +285,7 @@ fn disk<'f>(
     let said = element.find("driver").and_then(|driver| driver.attribute("type")).unwrap_or("raw");
     let format = Format::from_name(said);
     if !is_copied(element, wishes) {
+        refuse_remote(element, wishes)?;
         return Ok(Disk { from, format: format.unwrap_or(Format::Raw), what: What::Share });
     }
     let format = format.ok_or_else(|| {

@@ -184,6 +184,8 @@ impl Changing<'_> {
     /// # Errors
     /// When it is none, machines use it, or the file system refuses.
     pub fn release(&self, path: &Path) -> Result<(), Failure> {
+        // One that can't be read may be one that uses it.
+        self.store().names()?.iter().try_for_each(|name| self.store().read(name).map(drop))?;
         let users = users(self.store(), path);
         if is_base(self.store(), path)? && !users.is_empty() {
             let what = format!("{} is the base of {}", path.display(), users.join(", "));

@@ -135,6 +135,10 @@ fn a_base_is_let_go_when_nobody_lies_on_it() {
     let last = stage.home.kiln(&["undefine", "web"]).ends(0);
     last.says(&["no machine lies on the base", "> If no other image lies on it: kiln clone --release"]);
     stage.home.kiln(&["disk", "resize", &base, "+1G"]).ends(4).says(&["no machine of the store uses it any more"]);
+    // A definition that can't be read may name it.
+    let broken = stage.home.file("home/config/machines/broken/domain.xml", "<domain");
+    stage.clone(&["--release", &base]).ends(1).says(&["broken/domain.xml can't be understood"]);
+    fs::remove_file(broken).unwrap();
     stage.clone(&["--release", &base]).ends(0).says(&["is no base any more"]);
     assert_eq!(stage.mode(&base), mode);
     stage.home.kiln(&["disk", "resize", &base, "+1G"]).ends(0);

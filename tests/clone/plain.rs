@@ -136,6 +136,9 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
         ],
     );
     stage.define("two-files", &[("qcow2", "d/in-two.qcow2", "")], "");
+    let far = "    <disk type='network' device='disk'>\n      <driver name='qemu' type='raw'/>\n      \
+        <source protocol='nbd' name='x'/>\n      <target dev='vda' bus='virtio'/>\n    </disk>\n";
+    stage.define("far", &[], far);
     let before = stage.everything();
     let rows: &[(&[&str], i32, &str)] = &[
         (&["nobody", "--name", "two"], 3, "no machine \"nobody\""),
@@ -157,6 +160,7 @@ fn what_cannot_be_is_refused_and_leaves_nothing() {
         (&["web", "--name", "two", "--uuid", "12"], 2, "32 hex digits"),
         (&["web", "--name", "two", "--uuid", &uuid], 4, "the uuid of \"other\""),
         (&["gone", "--name", "two"], 3, "can't be copied"),
+        (&["far", "--name", "two"], 1, "the disk vda of type network can't be copied"),
         (&["two-files", "--name", "two"], 1, "its data lie in another file"),
         (&["web", "--name", "two", "--linked", "--nonsparse"], 2, "cannot be used with"),
         (&["web", "--name", "two", "--replace"], 2, "undefine the machine that has the name first"),
