@@ -109,6 +109,13 @@ fn screen(device: &mut Element, notes: &mut Vec<String>) {
     }
 }
 
+// The socket of a guest agent is called after it: libvirt makes a new one up.
+fn drops_path(device: &Element) -> bool {
+    let path = device.find("source").and_then(|source| source.attribute("path"));
+    let agent = device.find("target").and_then(|target| target.attribute("name"));
+    device.name() == "channel" && path.zip(agent).is_some_and(|(path, agent)| path.contains(agent))
+}
+
 fn port(device: &mut Element, who: &Identity<'_>, notes: &mut Vec<String>) {
     let renamed = |element: &mut Element, key: &str| {
         let path = element.attribute(key)?.to_owned();
@@ -119,6 +126,10 @@ fn port(device: &mut Element, who: &Identity<'_>, notes: &mut Vec<String>) {
     device.unset("tty");
     if let Some(log) = child(device, "log") {
         renamed(log, "file");
+    }
+    if drops_path(device) {
+        device.children_mut().filter(|child| child.name() == "source").for_each(|source| source.unset("path"));
+        return;
     }
     match kind.as_str() {
         // The host gives a new one at each start.
@@ -170,6 +181,7 @@ mod tests {
              <portForward proto='tcp'><range start='2222' to='22'/></portForward></interface>\
              <graphics type='vnc' port='5901' websocket='5701' passwd='p'/>\
              <serial type='file'><source path='/l/web.log'/></serial>\
+             <channel type='unix'><source mode='bind' path='/x/web.agent.0'/><target name='agent.0'/></channel>\
              <console type='pty' tty='/dev/pts/1'><source path='/dev/pts/1'/><log file='/l/c.log'/></console></devices>",
         );
         let wanted = "<domain>\n<name>new</name><uuid>u2</uuid><genid>g2</genid><description>kept</description>\
@@ -177,6 +189,7 @@ mod tests {
              <devices><interface type='user'><mac address='52:54:00:01:02:03'/></interface>\
              <graphics type='vnc' port='-1' websocket='-1' passwd='p' autoport='yes'/>\
              <serial type='file'><source path='/l/new.log'/></serial>\
+             <channel type='unix'><source mode='bind'/><target name='agent.0'/></channel>\
              <console type='pty'><log file='/l/c-new.log'/></console></devices>\n</domain>";
         assert_eq!(domain.to_string(), wanted);
         assert!(notes[0].contains("tcp 2222") && notes[1].contains("5901"), "{notes:?}");
