@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kiln_image::newfile::{Existing, NewFile};
-use kiln_image::{Error, Format, Image, Open, chain};
+use kiln_image::{Error, Format, Image, Open, chain, zeros};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -132,26 +132,12 @@ fn stretch(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
         let want = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
         let piece = buffer.get_mut(..want).unwrap_or_default();
         from.read_exact_at(piece, at)?;
-        for (offset, run) in runs(piece) {
-            to.write_all_at(run, at + offset as u64)?;
+        for (start, len, _) in zeros::runs(piece, HOLE).into_iter().filter(|(.., is_zero)| !is_zero) {
+            to.write_all_at(piece.get(start..start + len).unwrap_or_default(), at + start as u64)?;
         }
         at += want as u64;
     }
     Ok(())
-}
-
-// Runs of blocks that are not all zeros, with their offsets.
-fn runs(piece: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
-    let is_zero = |block: &[u8]| block.iter().all(|byte| *byte == 0);
-    let blocks: Vec<&[u8]> = piece.chunks(HOLE).collect();
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        at += blocks.get(at..)?.iter().take_while(|block| is_zero(block)).count();
-        let len = blocks.get(at..)?.iter().take_while(|block| !is_zero(block)).count();
-        let start = at * HOLE;
-        at += len;
-        piece.get(start..(at * HOLE).min(piece.len())).filter(|run| !run.is_empty()).map(|run| (start, run))
-    })
 }
 
 fn take_space(file: &File) -> io::Result<()> {
@@ -184,19 +170,6 @@ fn name_backing(image: &Image, file: File, to: &Path, name: OsString) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn runs_of_data_are_found_between_zeros() {
-        let mut piece = vec![0; 5 * HOLE + 10];
-        let found = |piece: &[u8]| runs(piece).map(|(at, run)| (at, run.len())).collect::<Vec<_>>();
-        assert_eq!(found(&piece), []);
-        piece[HOLE] = 1;
-        piece[3 * HOLE - 1] = 1;
-        piece[5 * HOLE + 9] = 1;
-        assert_eq!(found(&piece), [(HOLE, 2 * HOLE), (5 * HOLE, 10)]);
-        assert_eq!(found(&[1; HOLE]), [(0, HOLE)]);
-        assert_eq!(found(&[]), []);
-    }
 
     #[test]
     fn a_file_is_copied_with_its_holes_and_its_odd_end() {

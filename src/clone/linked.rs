@@ -18,8 +18,9 @@ use std::sync::Arc;
 use kiln_domain::Domain;
 use kiln_image::{BlockDevice, Format, Image, Open};
 
+use super::Plan;
 use super::definition::{self, disks};
-use super::{Disk, Plan, What};
+use super::disks::{Disk, What};
 use crate::failure::{Failure, Status};
 use crate::install::disk::write;
 use crate::machine::bases::{self, is_same, source_of};
