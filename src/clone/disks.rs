@@ -113,7 +113,9 @@ fn disk<'f>(
     files: &mut impl Iterator<Item = &'f PathBuf>,
     planned: &[Disk],
 ) -> Result<Disk, Failure> {
-    let from = PathBuf::from(source_of(element).unwrap_or_default());
+    // What lies on it finds it from anywhere.
+    let path = Path::new(source_of(element).unwrap_or_default());
+    let from = std::path::absolute(path).unwrap_or_else(|_| path.into());
     let said = element.find("driver").and_then(|driver| driver.attribute("type")).unwrap_or("raw");
     let format = Format::from_name(said);
     if !is_copied(element, wishes) {

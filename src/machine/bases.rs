@@ -50,7 +50,11 @@ fn file(store: &Store) -> PathBuf {
 /// When the list is there and can't be read.
 pub fn all(store: &Store) -> Result<Vec<Base>, Failure> {
     let path = file(store);
-    let failed = || Failure::new(Status::Failed, format!("the list of bases {} can't be read", path.display()));
+    let failed = || {
+        Failure::new(Status::Failed, format!("the list of bases {} can't be read", path.display())).advise(
+            "It names the images that linked clones lie on. Mend it, or remove it if there are no linked clones.",
+        )
+    };
     match fs::read(&path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(vec![]),
         Err(e) => Err(failed().because(&e)),

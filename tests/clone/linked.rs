@@ -145,6 +145,27 @@ fn a_base_is_let_go_when_nobody_lies_on_it() {
 }
 
 #[test]
+fn a_broken_list_of_bases_is_told_and_nothing_written() {
+    let stage = Stage::new();
+    stage.clone(&["web", "--name", "two", "--linked"]).ends(0);
+    let list = stage.home.store("config/bases.json");
+    let whole = fs::read(&list).unwrap();
+    fs::write(&list, "[{").unwrap();
+    let before = stage.everything();
+    let free = stage.home.text("d/tools.img");
+    for words in [
+        &["disk", "resize", "-f", "raw", &free, "+1M"][..],
+        &["start", "two"],
+        &["clone", "web", "--auto-clone", "--linked"],
+    ] {
+        stage.home.kiln(words).ends(1).says(&["bases.json can't be read", "> It names the images"]);
+        assert!(stage.everything() == before, "{words:?}");
+    }
+    fs::write(&list, whole).unwrap();
+    stage.home.kiln(&["disk", "resize", "-f", "raw", &free, "+1M"]).ends(0);
+}
+
+#[test]
 fn a_disk_that_another_machine_writes_to_is_no_base() {
     let stage = Stage::new();
     stage.define("other", &[("qcow2", "d/web.qcow2", "")], "");

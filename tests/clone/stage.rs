@@ -118,8 +118,9 @@ impl Stage {
     /// Everything below the scratch folder: names, permissions and contents.
     pub fn everything(&self) -> Vec<(PathBuf, u32, Vec<u8>)> {
         // A machine's lock is there from the first time that it was held.
-        let lock = self.home.store("run/machines/web/lock");
-        let files = self.home.files().into_iter().filter(|path| *path != lock);
+        let locks = self.home.store("run/machines");
+        let is_lock = |path: &PathBuf| path.starts_with(&locks) && path.ends_with("lock");
+        let files = self.home.files().into_iter().filter(|path| !is_lock(path));
         files.map(|path| (path.clone(), self.mode(&path), fs::read(&path).unwrap_or_default())).collect()
     }
 }
