@@ -155,6 +155,8 @@ fn disk<'f>(
         true => What::Link { top: names::top(&from, |path| path == to || is_taken(path)), to },
         false => What::Copy { to },
     };
+    // A base is the file itself: a symbolic link may lead elsewhere tomorrow.
+    let from = if wishes.linked { std::fs::canonicalize(&from).unwrap_or(from) } else { from };
     Ok(Disk { from, format, what })
 }
 

@@ -7,11 +7,12 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use kiln_domain::Domain;
 use kiln_domain::xml::Element;
+use kiln_image::qcow2::Header;
 use kiln_image::{Format, Image, Open, chain};
 use serde::{Deserialize, Serialize};
 
@@ -62,13 +63,22 @@ pub fn all(store: &Store) -> Result<Vec<Base>, Failure> {
     }
 }
 
+fn header(path: &Path, format: Option<Format>) -> Option<Header> {
+    // To open a pipe would wait for whoever writes to it.
+    let kind = fs::metadata(path).ok()?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return None;
+    }
+    let how = Open { locks: false, backing: false, ..Open::reading(format) };
+    Some(Image::open(path, how).ok()?.qcow2()?.header())
+}
+
 /// An image and what its headers say lies below it, from the top, as far as they can be read. `format` is the top's,
 /// where it is known.
 pub fn files_of(path: &Path, format: Option<Format>) -> Vec<PathBuf> {
     let (mut files, mut next, mut format) = (Vec::new(), Some(path.to_path_buf()), format);
     while let Some(path) = next.take().filter(|_| files.len() < DEEPEST) {
-        let how = Open { locks: false, backing: false, ..Open::reading(format) };
-        if let Some(header) = Image::open(&path, how).ok().and_then(|image| Some(image.qcow2()?.header())) {
+        if let Some(header) = header(&path, format) {
             next = header.backing.as_ref().map(|name| chain::below(&path, name));
             format = header.backing_format.as_deref().and_then(Format::from_name);
         }

@@ -145,6 +145,26 @@ fn a_base_is_let_go_when_nobody_lies_on_it() {
 }
 
 #[test]
+fn odd_files_of_other_machines_are_in_nobodys_way() {
+    let stage = Stage::empty();
+    stage.qcow2("d/real.qcow2", b'w');
+    symlink("real.qcow2", stage.home.path("d/web.qcow2")).unwrap();
+    stage.define("web", &[("qcow2", "d/web.qcow2", "")], "");
+    nix::unistd::mkfifo(&stage.home.path("d/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    stage.define("odd", &[("qcow2", "d/pipe", ""), ("qcow2", "d", ""), ("qcow2", "d/none", "")], "");
+    stage.clone(&["web", "--name", "two", "--linked"]).ends(0);
+    let real = stage.home.text("d/real.qcow2");
+    stage.home.kiln(&["disk", "resize", &real, "+1M"]).ends(4).says(&["would destroy the disks of two, web"]);
+    stage.clone(&["odd", "--name", "three"]).ends(1).says(&["is a pipe, not a disk image"]);
+    // The base is the file, wherever the link leads later.
+    fs::remove_file(stage.home.path("d/web.qcow2")).unwrap();
+    for machine in ["web", "two"] {
+        stage.holds(&stage.disks(machine)[0], b'w');
+    }
+    stage.home.kiln(&["disk", "resize", &real, "+1M"]).ends(4).says(&["two, web"]);
+}
+
+#[test]
 fn a_broken_list_of_bases_is_told_and_nothing_written() {
     let stage = Stage::new();
     stage.clone(&["web", "--name", "two", "--linked"]).ends(0);
