@@ -1,7 +1,7 @@
 //! `kiln clone`: another machine like one that is off, with disks of its own.
 //!
-//! Everything is decided and checked before anything is made ([`Plan`]); what is made is taken back on failure and on
-//! Ctrl-C ([`crate::install::undo`]). Files that are there are never written to.
+//! Everything is decided and checked before anything is made (`Plan`); what is made is taken back on failure and on
+//! Ctrl-C (`install/undo.rs`). Files that are there are never written to.
 
 mod copy;
 mod definition;

@@ -1,7 +1,7 @@
 //! Domain XML templates (minijinja): the embedded ones, the user's own, and files that are named by their paths.
 //!
 //! What a template is filled with are values, never XML: each is escaped where it is written. A variable that nobody has
-//! set is an error. A template takes bounded time and memory and writes a bounded document ([`engine`], [`confined`]).
+//! set is an error. A template takes bounded time and memory and writes a bounded document (`engine`, [`confined`]).
 
 pub mod confined;
 mod engine;

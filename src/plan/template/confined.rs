@@ -1,4 +1,4 @@
-//! Filling in templates of the user's own in a process that may take [`SECONDS`] and [`MEMORY`], and no more: the
+//! Filling in templates of the user's own in a process that may take `SECONDS` and `MEMORY`, and no more: the
 //! engine counts its own steps, but not what one step does to a list that is longer than the world.
 
 use std::io::{self, Read, Write};
