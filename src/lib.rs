@@ -4,6 +4,7 @@
 //! together.
 
 pub mod cli;
+pub mod clone;
 pub mod console;
 pub mod disk;
 pub mod failure;

@@ -43,9 +43,11 @@ fn options(text: &str) -> BTreeSet<String> {
     words.map(str::to_owned).collect()
 }
 
-fn help(verb: &str) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).args([verb, "--help"]).output().unwrap();
-    assert!(output.status.success(), "kiln {verb} --help");
+/// What a verb, or a word of a group of verbs, says of itself.
+fn help(line: &str) -> String {
+    let words = line.split_whitespace().take(if line.starts_with("template ") { 2 } else { 1 });
+    let output = Command::new(env!("CARGO_BIN_EXE_kiln")).args(words).arg("--help").output().unwrap();
+    assert!(output.status.success(), "kiln {line} --help");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -64,15 +66,32 @@ fn the_options_of_install_are_all_told() {
 }
 
 #[test]
+fn the_options_of_clone_are_all_told() {
+    let mut known = options(&help("clone"));
+    known.remove("--help");
+    let text = page("docs/clone.md");
+    let (_, table) = text.split_once("## Options").unwrap();
+    let (table, _) = table.split_once("## What is new").unwrap();
+    assert_eq!(options(table), known);
+}
+
+#[test]
 fn commands_in_pages_have_the_options_that_they_name() {
     let mut seen = 0;
-    for name in
-        ["README.md", "docs/install.md", "docs/network.md", "docs/store.md", "docs/differences.md", "docs/viewers.md"]
-    {
+    for name in [
+        "README.md",
+        "docs/install.md",
+        "docs/network.md",
+        "docs/store.md",
+        "docs/differences.md",
+        "docs/viewers.md",
+        "docs/clone.md",
+        "docs/templates.md",
+    ] {
         let joined = page(name).replace("\\\n", " ");
         for line in joined.lines().filter_map(|line| line.strip_prefix("    ")) {
             let Some(words) = line.trim_start().strip_prefix("kiln ") else { continue };
-            let known = options(&help(words.split_whitespace().next().unwrap()));
+            let known = options(&help(words));
             let unknown: Vec<_> = options(words).difference(&known).cloned().collect();
             assert!(unknown.is_empty(), "{name}: {line}: {unknown:?}");
             seen += 1;

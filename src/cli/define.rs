@@ -12,20 +12,24 @@ use super::machine::{One, done};
 use crate::failure::{Failure, Status};
 use crate::machine::definition::{self, Prepared};
 use crate::machine::storage::{self, Volume};
-use crate::machine::{Known, Store};
+use crate::machine::{Known, Store, bases};
+use crate::plan::template;
 
 /// Keep a machine's definition: new, or in place of the one it has
 ///
 /// What kiln can't run yet is kept and told; start refuses it.
 #[derive(Debug, Args)]
 pub(super) struct Define {
-    /// The domain XML
+    /// The domain XML, or a template of it (.j2)
     file: PathBuf,
+    /// A variable of the template; once per variable
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
 }
 
 impl Define {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let text = definition::read(&self.file)?;
+        let text = self.text()?;
         let define = || {
             let store = Store::here()?;
             let changing = store.change()?;
@@ -38,6 +42,17 @@ impl Define {
         })?;
         tell(&prepared);
         done(&format!("Domain '{}' defined from {}\n", prepared.name, self.file.display()))
+    }
+
+    // The document in the file, or what comes of the template in it.
+    fn text(&self) -> Result<String, Failure> {
+        if self.file.extension().is_some_and(|suffix| suffix == "j2") {
+            return template::from_template(&self.file, &template::pairs(&self.set)?);
+        }
+        if !self.set.is_empty() {
+            return Err(Failure::new(Status::Usage, "--set goes with a template, a file whose name ends in .j2"));
+        }
+        definition::read(&self.file)
     }
 }
 
@@ -206,9 +221,15 @@ impl Undefine {
                     return Err(failure.headed_in_virsh(format!("Failed to undefine domain '{}'", known.name)));
                 }
             };
-            let volumes = definition.map(|domain| storage::volumes(&known, &domain, wanted.as_deref())).transpose()?;
+            let volumes =
+                definition.as_ref().map(|domain| storage::volumes(&known, domain, wanted.as_deref())).transpose()?;
+            let files = definition.as_ref().map(bases::files_of_machine).unwrap_or_default();
             changing.remove(&known.name)?;
             let code = done(&format!("Domain '{}' has been undefined\n", known.name))?;
+            for base in bases::idle(&known.store, &files) {
+                let shown = base.display();
+                eprintln!("no machine lies on the base {shown} any more\n  > {}", bases::how_to_release(&base));
+            }
             let volumes = volumes.unwrap_or_default();
             (if removes { remove(&volumes)? } else { code }, volumes)
         };

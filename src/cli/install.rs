@@ -12,7 +12,7 @@ use super::suboptions::Suboptions;
 use super::{network, print, size, suggest};
 use crate::failure::{Failure, Status};
 use crate::install::{self, Afterwards, Source, Watch, Wishes};
-use crate::plan;
+use crate::plan::{self, template};
 use crate::runner::blueprint::{Vnc, is_port};
 use crate::runner::keymap::{LAYOUTS, Layout};
 
@@ -84,9 +84,12 @@ pub(super) struct Install {
     /// Check everything and do nothing
     #[arg(long)]
     dry_run: bool,
-    /// XML template: default or small (for direct boots: no display, keyboard, clock)
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    /// XML template: default, small (for direct boots: no display, keyboard, clock), one of your own, or a file
+    #[arg(long, value_name = "NAME|FILE", default_value = "default")]
     template: String,
+    /// A variable of your template; once per variable
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
 }
 
 impl Install {
@@ -113,7 +116,8 @@ impl Install {
         let wait = wait(self.wait, self.noautoconsole)?;
         Ok(Wishes {
             name: self.name,
-            template: self.template,
+            template: template::Source::of(&self.template),
+            sets: template::Sets::of_words(&self.set)?,
             memory_mib: memory(self.memory.as_deref())?,
             vcpus,
             topology,

@@ -70,17 +70,18 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--description", "edit the definition instead"),
     ("--network-install", "networks are not there"),
     ("--reinstall", "undefine and install again"),
+    ("--original-xml", "define the file first (kiln define), then clone it"),
+    ("--replace", "undefine the machine that has the name first"),
+    ("--nvram", "there is no firmware whose variables it could hold"),
 ];
 
 /// Verbs of virsh, virt-clone, virt-xml and qemu-img.
 const VERBS: &[&str] = &[
-    "clone",
     "xml",
     "build",
     "net",
     "media",
     "os",
-    "template",
     "new",
     "autostart",
     "dump",

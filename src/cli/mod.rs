@@ -1,6 +1,7 @@
 //! The words that the user types. One file per verb or group of verbs.
 
 mod cards;
+mod clone;
 pub(crate) mod dashes;
 mod define;
 mod doctor;
@@ -17,6 +18,7 @@ pub(crate) mod size;
 mod suboptions;
 mod table;
 mod tell;
+mod template;
 mod virsh;
 
 use std::ffi::OsString;
@@ -29,6 +31,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::disk::{self, Dialect};
 use crate::failure::{Failure, Status};
+use crate::plan::template::confined::{self, FILL_TEMPLATE};
 use crate::runner::{self, start::RUN_MACHINE};
 
 /// Creates virtual machines with one command and runs them on its own KVM monitor.
@@ -49,6 +52,7 @@ First steps:
 #[derive(Debug, Subcommand)]
 enum Verb {
     Install(Box<install::Install>),
+    Clone(clone::Clone),
     #[command(visible_alias = "ls")]
     List(list::List),
     Define(define::Define),
@@ -98,6 +102,9 @@ enum Verb {
     Console(machine::One),
     /// Show a machine's screen in an installed viewer
     View(machine::One),
+    /// Templates of domain XML: list, show, check
+    #[command(subcommand)]
+    Template(template::Template),
     Doctor(doctor::Doctor),
     /// Make, copy, check and change disks, as qemu-img does: kiln disk --help
     #[command(disable_help_flag = true)]
@@ -116,6 +123,7 @@ impl Verb {
     fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Verb::Install(install) => install.run(),
+            Verb::Clone(clone) => clone.run(),
             Verb::List(list) => list.run(),
             Verb::Define(define) => define.run(),
             Verb::Edit(edit) => edit.run(),
@@ -148,6 +156,7 @@ impl Verb {
             Verb::Screenshot(screenshot) => screenshot.run(),
             Verb::Console(one) => machine::console(&one),
             Verb::View(one) => machine::view(&one),
+            Verb::Template(template) => template.run(),
             Verb::Doctor(doctor) => doctor.run(),
             Verb::Disk(disk) => Ok(disk::main(Dialect::Kiln, &disk.words)),
             Verb::Link(link) => link.run(),
@@ -160,6 +169,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if args.get(1).is_some_and(|arg| arg == RUN_MACHINE) && args.len() == 2 {
         return runner::main();
+    }
+    if args.get(1).is_some_and(|arg| arg == FILL_TEMPLATE) && args.len() == 2 {
+        return confined::main();
     }
     let name = args.first().and_then(|program| Path::new(program).file_name());
     if name.is_some_and(|name| name == "qemu-img") {

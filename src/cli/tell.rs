@@ -10,7 +10,7 @@ use super::machine::{OneData, done, end};
 use super::table::table;
 use crate::failure::{Failure, Status};
 use crate::machine::running::{Running, last_ending};
-use crate::machine::{Known, Store, storage};
+use crate::machine::{Known, Store, bases};
 
 // Its state, and why it is in it, in virsh's words; why it is off is written elsewhere.
 fn state(running: Option<&Running>) -> Result<(&'static str, Option<&'static str>), Failure> {
@@ -123,7 +123,7 @@ pub(super) fn dominfo(one: &OneData) -> Result<ExitCode, Failure> {
 
 fn disks(domain: &Domain) -> Vec<String> {
     let disks = domain.devices().filter(|d| d.name() == "disk");
-    disks.filter_map(storage::source).map(|path| path.to_string_lossy().into_owned()).collect()
+    disks.filter_map(bases::source_of).map(str::to_owned).collect()
 }
 
 /// Print a machine's XML: that of its run while it runs, else its definition
@@ -174,7 +174,7 @@ impl Disks {
         let row = |disk: &kiln_domain::xml::Element| {
             let word = |name: &str| disk.attribute(name).map(str::to_owned);
             let target = disk.find("target").and_then(|t| t.attribute("dev")).unwrap_or("-").to_owned();
-            let source = storage::source(disk).map(|path| path.to_string_lossy().into_owned());
+            let source = bases::source_of(disk).map(str::to_owned);
             (word("type").unwrap_or_default(), word("device").unwrap_or_else(|| "disk".into()), target, source)
         };
         let disks: Vec<_> = domain.devices().filter(|d| d.name() == "disk").map(row).collect();

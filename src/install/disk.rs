@@ -168,8 +168,11 @@ pub(super) fn make(store: &Store, disk: &Disk, undo: &Undo) -> Result<(), Failur
     Ok(())
 }
 
-// Whole under its name, or not there at all.
-fn write(path: &Path, format: Format, new_disk: &NewDisk, size: u64) -> Result<(), Error> {
+/// Writes a new disk: whole under its name, or not there at all.
+///
+/// # Errors
+/// When there is such a file, or the file system refuses.
+pub(crate) fn write(path: &Path, format: Format, new_disk: &NewDisk, size: u64) -> Result<(), Error> {
     if fs::symlink_metadata(path).is_ok() {
         return Err(Error::Exists { path: path.into() });
     }

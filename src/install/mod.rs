@@ -3,11 +3,11 @@
 //! Undo covers the time before the guest first runs. After that nothing is ever undone: an interrupt, a hang-up and the
 //! end of a wait leave the machine running, and say how to watch and how to remove it.
 
-mod disk;
+pub(crate) mod disk;
 mod finish;
-mod network;
+pub(crate) mod network;
 mod tree;
-mod undo;
+pub(crate) mod undo;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::failure::{Failure, Status};
 use crate::machine::{Store, lock, name, store};
-use crate::plan::{self, Boot, NetworkWish, Plan, Step};
+use crate::plan::{self, Boot, NetworkWish, Plan, Step, template};
 use crate::runner::blueprint::{Blueprint, Vnc};
 use crate::runner::start;
 pub(crate) use network::fresh as fresh_mac;
@@ -99,7 +99,9 @@ pub struct Wishes {
     /// Name.
     pub name: String,
     /// Template.
-    pub template: String,
+    pub template: template::Source,
+    /// What the user fills it with besides.
+    pub sets: template::Sets,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Processors.
@@ -136,6 +138,7 @@ impl Wishes {
             name: self.name.clone(),
             uuid: plan::new_uuid()?,
             template: self.template.clone(),
+            sets: self.sets.clone(),
             memory_mib: self.memory_mib,
             vcpus: self.vcpus,
             topology: self.topology,
@@ -222,7 +225,8 @@ fn prepared(wishes: &Wishes, store: &Store) -> Result<Plan, Failure> {
     wishes.plan(store, installer)
 }
 
-fn taken(name: &str) -> Failure {
+/// That a name is another machine's.
+pub(crate) fn taken(name: &str) -> Failure {
     Failure::new(Status::Conflict, format!("there is a machine {name:?} already"))
         .advise(format!("Take another name, or remove it: kiln undefine {name}"))
 }

@@ -20,7 +20,7 @@ const TRIES: usize = 1000;
 ///
 /// # Errors
 /// When one is another machine's, or the host gives no random bytes.
-pub(super) fn plan(store: &Store, wishes: &[NetworkWish]) -> Result<Vec<(Interface, Mac)>, Failure> {
+pub(crate) fn plan(store: &Store, wishes: &[NetworkWish]) -> Result<Vec<(Interface, Mac)>, Failure> {
     let mut taken = taken(store)?;
     let mut cards = Vec::new();
     for wish in wishes {

@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use crate::failure::{Failure, Status};
 
 /// How a step is taken back.
-pub(super) type Action = Box<dyn FnOnce() + Send>;
+pub(crate) type Action = Box<dyn FnOnce() + Send>;
 
 enum Stage {
     /// Before the guest first runs.
@@ -21,15 +21,17 @@ enum Stage {
     Running,
     /// Everything has been taken back.
     Undone,
+    /// Everything is made, and this program is about to end.
+    Finished,
 }
 
 /// The steps so far.
 #[derive(Clone)]
-pub(super) struct Undo(Arc<Mutex<Stage>>);
+pub(crate) struct Undo(Arc<Mutex<Stage>>);
 
 impl Undo {
     /// Begins to listen for interruptions of the making of `name`.
-    pub(super) fn begin(name: &str) -> Result<Self, Failure> {
+    pub(crate) fn begin(name: &str) -> Result<Self, Failure> {
         let undo = Self(Arc::new(Mutex::new(Stage::Making(Vec::new()))));
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
             .map_err(|e| Failure::new(Status::Failed, "listening for Ctrl-C failed").because(&e))?;
@@ -53,6 +55,10 @@ impl Undo {
             Stage::Running => super::finish::say_detached(name),
             // The main thread is about to say what failed; it was faster.
             Stage::Undone => {}
+            Stage::Finished => {
+                *stage = Stage::Finished;
+                return;
+            }
         }
         super::finish::leave(Status::Interrupted as i32);
     }
@@ -61,7 +67,7 @@ impl Undo {
     ///
     /// # Errors
     /// The step's own.
-    pub(super) fn step<T>(&self, step: impl FnOnce() -> Result<(T, Action), Failure>) -> Result<T, Failure> {
+    pub(crate) fn step<T>(&self, step: impl FnOnce() -> Result<(T, Action), Failure>) -> Result<T, Failure> {
         let mut stage = self.0.lock();
         let (outcome, action) = step()?;
         if let Stage::Making(actions) = &mut *stage {
@@ -74,15 +80,26 @@ impl Undo {
     ///
     /// # Errors
     /// The start's own.
-    pub(super) fn start<T>(&self, start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    pub(crate) fn start<T>(&self, start: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         let mut stage = self.0.lock();
         let outcome = start()?;
         *stage = Stage::Running;
         Ok(outcome)
     }
 
+    /// Does the last step of what starts no guest. When that has worked, nothing is taken back any more.
+    ///
+    /// # Errors
+    /// The step's own.
+    pub(crate) fn finish<T>(&self, last: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut stage = self.0.lock();
+        let outcome = last()?;
+        *stage = Stage::Finished;
+        Ok(outcome)
+    }
+
     /// Takes everything back.
-    pub(super) fn now(&self) {
+    pub(crate) fn now(&self) {
         let mut stage = self.0.lock();
         if let Stage::Making(actions) = std::mem::replace(&mut *stage, Stage::Undone) {
             take_back(actions);

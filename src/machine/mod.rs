@@ -1,5 +1,6 @@
 //! What is defined and what runs: the store, its locks, and the way to a machine's process.
 
+pub mod bases;
 pub mod definition;
 pub mod folders;
 pub mod known;

@@ -3,7 +3,6 @@
 //! A file goes only if it is the machine's own: a disk that it may write to, that no other machine uses and no image of
 //! the store lies on. Whatever can't be looked at counts as used.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -11,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use kiln_domain::Domain;
 use kiln_domain::xml::Element;
-use kiln_image::chain::{Files, HostFiles, lock_for_writing};
-use kiln_image::{Error, Format, Image, Open, storage};
+use kiln_image::Format;
+use kiln_image::chain::lock_for_writing;
 
-use super::{Known, running};
+use super::{Known, Store, bases, running};
 use crate::failure::{Failure, Status};
 
 /// A file of a machine's disk.
@@ -33,44 +32,15 @@ type Id = (u64, u64);
 /// Who uses files.
 type Users = BTreeMap<Id, String>;
 
-/// Notes every file that is opened.
-struct Noting(RefCell<Vec<Id>>);
-
-impl Files for Noting {
-    fn has(&self, path: &Path) -> bool {
-        HostFiles.has(path)
-    }
-
-    fn open(&self, path: &Path, how: Open) -> Result<storage::File, Error> {
-        if let Ok(about) = fs::metadata(path) {
-            self.0.borrow_mut().push((about.dev(), about.ino()));
-        }
-        HostFiles.open(path, how)
-    }
-}
-
-// The files of an image's chain, from the top; as far as they can be followed.
+// The files of an image's chain that are there, from the top.
 fn chain(path: &Path, format: Option<Format>) -> Vec<Id> {
-    let files = Noting(RefCell::default());
-    let how = Open { locks: false, backing_locks: false, passive: true, ..Open::reading(format) };
-    // What can't be opened was noted before that.
-    drop(Image::open_from(&files, path, how));
-    files.0.into_inner()
-}
-
-/// A `<disk>`'s file or block device.
-pub fn source(disk: &Element) -> Option<PathBuf> {
-    let source = disk.find("source")?;
-    source.attribute("file").or(source.attribute("dev")).map(PathBuf::from)
+    let there = bases::files_of(path, format).into_iter().filter_map(|file| fs::metadata(file).ok());
+    there.map(|about| (about.dev(), about.ino())).collect()
 }
 
 fn disks(domain: &Domain) -> impl Iterator<Item = (&Element, PathBuf)> {
     let disks = domain.devices().filter(|device| device.name() == "disk");
-    disks.filter_map(|disk| Some((disk, source(disk)?)))
-}
-
-fn format(disk: &Element) -> Option<Format> {
-    Format::from_name(disk.find("driver")?.attribute("type")?)
+    disks.filter_map(|disk| Some((disk, bases::source_of(disk)?.into())))
 }
 
 // The files of all other machines, and what the images of the store lie on.
@@ -88,14 +58,14 @@ fn users(known: &Known) -> Result<Users, Failure> {
     for name in names.into_iter().filter(|name| *name != known.name) {
         let other = Known { store: store.clone(), name: name.clone() };
         for domain in [other.document(), other.definition()].into_iter().flatten() {
-            let files = disks(&domain).flat_map(|(disk, path)| chain(&path, format(disk)));
+            let files = disks(&domain).flat_map(|(disk, path)| chain(&path, bases::format_of(disk)));
             users.extend(files.map(|file| (file, format!("the machine {name:?} uses it"))));
         }
     }
     Ok(users)
 }
 
-fn why_kept(disk: &Element, path: &Path, used: &Users, own: &[Vec<Id>]) -> Option<String> {
+fn why_kept(store: &Store, disk: &Element, path: &Path, used: &Users, own: &[Vec<Id>]) -> Option<String> {
     let kind = disk.attribute("device").unwrap_or("disk");
     if kind != "disk" {
         return Some(format!("it is a {kind}'s medium"));
@@ -114,6 +84,9 @@ fn why_kept(disk: &Element, path: &Path, used: &Users, own: &[Vec<Id>]) -> Optio
         let is_device = about.file_type().is_block_device();
         return Some(if is_device { "it is a block device".into() } else { "it is no plain file".into() });
     }
+    if bases::is_base(store, path).unwrap_or(true) {
+        return Some("it is a base of linked clones".into());
+    }
     let id = (about.dev(), about.ino());
     if own.iter().any(|chain| chain.iter().skip(1).any(|below| *below == id)) {
         return Some("another disk of this machine lies on it".into());
@@ -127,14 +100,14 @@ fn why_kept(disk: &Element, path: &Path, used: &Users, own: &[Vec<Id>]) -> Optio
 /// When a disk that is wanted isn't there, or the store can't be read.
 pub fn volumes(known: &Known, definition: &Domain, wanted: Option<&[String]>) -> Result<Vec<Volume>, Failure> {
     let used = users(known)?;
-    let own: Vec<Vec<Id>> = disks(definition).map(|(disk, path)| chain(&path, format(disk))).collect();
+    let own: Vec<Vec<Id>> = disks(definition).map(|(disk, path)| chain(&path, bases::format_of(disk))).collect();
     let mut volumes = Vec::new();
     for (disk, path) in disks(definition) {
         let target = disk.find("target").and_then(|t| t.attribute("dev")).unwrap_or_default().to_owned();
         let is_meant = |word: &String| *word == target || std::path::absolute(word).is_ok_and(|there| there == path);
         let kept = match wanted {
             Some(words) if !words.iter().any(is_meant) => Some("it was not asked for".into()),
-            _ => why_kept(disk, &path, &used, &own),
+            _ => why_kept(&known.store, disk, &path, &used, &own),
         };
         volumes.push(Volume { target, path, kept });
     }
@@ -162,9 +135,11 @@ pub fn remove(path: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use kiln_image::{Image, Open};
+
     use super::*;
     use crate::machine::folders::Surroundings;
-    use crate::machine::{Folders, Store, definition};
+    use crate::machine::{Folders, definition};
 
     fn image(path: &Path, words: &[&str]) {
         let mut all = vec!["create".into(), "-q".into()];

@@ -178,6 +178,11 @@ impl Store {
 }
 
 impl Changing<'_> {
+    /// The store.
+    pub fn store(&self) -> &Store {
+        self.store
+    }
+
     /// Writes a machine's definition, new or again.
     ///
     /// # Errors

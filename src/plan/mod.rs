@@ -3,7 +3,7 @@
 //! A [`Plan`] becomes domain XML through a template. An install has two documents: the first boot's, which boots the
 //! installer and ends at its reboot, and the permanent one without it.
 
-mod template;
+pub mod template;
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::network::settings::mac_text;
 use crate::network::{Interface, Kind};
 use crate::runner::blueprint::{MOST_CPUS, NAMESPACE, Vnc};
 
-pub use template::{NAMES as TEMPLATES, render};
+use template::{Sets, Source};
 
 /// Least memory that is taken for meant, in MiB. Kernels want more, but say so themselves.
 const LEAST_MEMORY_MIB: u64 = 16;
@@ -89,7 +89,9 @@ pub struct Plan {
     /// Identity.
     pub uuid: String,
     /// Template.
-    pub template: String,
+    pub template: Source,
+    /// What the user fills it with besides.
+    pub sets: Sets,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Processors.
@@ -196,6 +198,34 @@ impl Plan {
     /// # Errors
     /// When the template is unknown or doesn't give a domain.
     pub fn document(&self, step: Step) -> Result<Domain, Failure> {
+        self.filled(&self.values(step))
+    }
+
+    /// The least that templates are filled with, for a look at what they make of it.
+    ///
+    /// # Errors
+    /// When the host gives no random bytes.
+    pub fn sample(template: Source) -> Result<Self, Failure> {
+        Ok(Self {
+            name: "sample".into(),
+            uuid: new_uuid()?,
+            template,
+            sets: Sets::default(),
+            memory_mib: 256,
+            vcpus: 1,
+            topology: None,
+            disks: vec![],
+            cards: vec![],
+            host_loopback: false,
+            vnc: Some(Vnc::default()),
+            install: None,
+            boot: Some(Boot { kernel: "/vmlinuz".into(), initrd: None, cmdline: String::new() }),
+            os: None,
+        })
+    }
+
+    /// What templates are filled with.
+    pub fn values(&self, step: Step) -> minijinja::Value {
         let boot = match step {
             Step::Install => self.install.as_ref().or(self.boot.as_ref()),
             Step::Permanent => self.boot.as_ref(),
@@ -209,7 +239,7 @@ impl Plan {
         let orders = disks.iter().map(|disk| disk.boot_order).chain(cards.iter().map(|card| card.boot_order));
         let ordered = orders.flatten().next().is_some();
         let first = step == Step::Install && self.install.is_some();
-        let values = minijinja::Value::from(minijinja::value::Serde(View {
+        minijinja::Value::from(minijinja::value::Serde(View {
             name: &self.name,
             uuid: &self.uuid,
             namespace: NAMESPACE,
@@ -233,11 +263,45 @@ impl Plan {
             host_loopback: self.host_loopback,
             ports,
             vnc: self.vnc.as_ref(),
-        }));
-        let text = render(&self.template, &values)?;
-        Domain::parse(&text).map_err(|e| {
-            Failure::new(Status::Failed, format!("the template {:?} gives no domain", self.template)).because(&e)
-        })
+        }))
+    }
+
+    // By what the plan says, and what `--set` adds to it.
+    fn filled(&self, own: &minijinja::Value) -> Result<Domain, Failure> {
+        let is_own = |name: &&str| own.get_attr(name).is_ok_and(|value| !value.is_undefined());
+        if let Some(name) = self.sets.names().find(is_own) {
+            return Err(Failure::new(Status::Usage, format!("--set {name}=…: kiln install fills this in by itself"))
+                .advise("Use the option that says it, or take another name in the template."));
+        }
+        let values = minijinja::context! { ..self.sets.values(), ..own.clone() };
+        let rendered = template::render(&self.template, &values)?;
+        self.sets.check_asked_for(&rendered.variables)?;
+        let domain = Domain::parse(&rendered.text).map_err(|e| {
+            Failure::new(Status::Failed, format!("the template {} gives no domain", self.template)).because(&e)
+        })?;
+        self.check_kept(&domain)?;
+        Ok(domain)
+    }
+
+    // A template of the user's own may leave out what was asked for.
+    fn check_kept(&self, domain: &Domain) -> Result<(), Failure> {
+        let refuse = |what: String| {
+            Failure::new(Status::Failed, format!("the template {} leaves out {what}", self.template))
+                .advise("kiln template show default shows how it is written.")
+        };
+        if domain.name().ok().as_ref() != Some(&self.name) {
+            return Err(refuse(format!("the machine's name: <name> must be {:?}", self.name)));
+        }
+        let sources: Vec<&kiln_domain::xml::Element> =
+            domain.devices().filter_map(|device| device.find("source")).collect();
+        let has = |path: &PathBuf| {
+            let path = path.to_string_lossy();
+            sources.iter().any(|s| s.attributes().any(|(key, value)| matches!(key, "file" | "dev") && value == path))
+        };
+        match self.disks.iter().find(|disk| !has(&disk.path)) {
+            Some(disk) => Err(refuse(format!("the disk {}", disk.path.display()))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -340,7 +404,8 @@ mod tests {
         Plan {
             name: "a & 'b'".into(),
             uuid: new_uuid().unwrap(),
-            template: template.into(),
+            template: Source::of(template),
+            sets: Sets::default(),
             memory_mib: 512,
             vcpus: 2,
             topology: None,

@@ -17,6 +17,7 @@ use kiln_image::{Error, Format, Image, Open, storage};
 
 use super::blueprint::Disk;
 use crate::failure::{Failure, Status};
+use crate::machine::bases;
 
 /// The files of one disk's chain, each with the path that finds it there.
 pub type Chain = Vec<(OsString, OwnedFd)>;
@@ -64,6 +65,9 @@ impl Files for Handed {
 /// # Errors
 /// When one is missing, in use, damaged, of another format than said, or another one than the definition says.
 pub fn open(disk: &Disk) -> Result<Chain, Failure> {
+    if disk.access().writes() {
+        bases::check_writable(&disk.path)?;
+    }
     let files = Gathering { opened: RefCell::default() };
     let how = Open { passive: true, ..disk.how() };
     let image = Image::open_from(&files, &disk.path, how).map_err(|error| failed(disk, &error))?;

@@ -216,7 +216,11 @@ fn running_document(domain: &Domain, record: &Record) -> Domain {
     document
 }
 
-fn private_folder(path: &Path) -> Result<(), Failure> {
+/// Makes a folder that is this user's alone.
+///
+/// # Errors
+/// When the file system refuses.
+pub(crate) fn private_folder(path: &Path) -> Result<(), Failure> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|e| {
         failed(format!("creating the folder {}", path.display()), &e)

@@ -120,7 +120,7 @@ fn what_is_not_there_yet_is_named() {
         refused(&home, &words, 2, &[text]);
     }
     refused(&home, &["--import"], 1, &["boots by firmware, which kiln does not have yet", "> Boot a kernel directly"]);
-    home.kiln(&["clone", "a", "b"]).ends(2).says(&["not yet: kiln clone", "> kiln --help"]);
+    home.kiln(&["migrate", "a", "b"]).ends(2).says(&["not yet: kiln migrate", "> kiln --help"]);
     home.kiln(&["image"]).ends(2).says(&["there is no verb image", "> Did you mean kiln disk?"]);
     home.kiln(&["vm"]).ends(2).says(&["there is no verb vm"]);
 }

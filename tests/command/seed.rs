@@ -95,8 +95,9 @@ fn answers(row: &Row, told: Told) {
 #[test]
 fn every_line_has_an_answer() {
     let home = Home::new();
-    let files = ["ISO", "KERNEL", "INITRD", "XML"].map(|name| (name, home.file(name, "nothing that boots")));
-    let files = [&files[..], &[("DISK", home.file("disk.img", [0; 4096]))]].concat();
+    let files = ["ISO", "KERNEL", "INITRD"].map(|name| (name, home.file(name, "nothing that boots")));
+    let xml = home.file("from.xml", "<domain type='kvm'><name>from-xml</name><memory>262144</memory></domain>");
+    let files = [&files[..], &[("DISK", home.file("disk.img", [0; 4096])), ("XML", xml)]].concat();
     for row in rows().iter().filter(|row| !row.kvm) {
         eprintln!("{}", row.line);
         let before = home.files();

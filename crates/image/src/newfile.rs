@@ -82,7 +82,8 @@ impl NewFile {
     /// Gives it its name. `durable` waits until file and name are on stable storage.
     ///
     /// # Errors
-    /// When there is such a file and it is to be kept, or the file system refuses. Nothing has changed then.
+    /// When there is such a file and it is to be kept, or the file system refuses. Nothing has changed then, but where one
+    /// was replaced and that can't be made durable.
     pub fn publish(mut self, existing: Existing, durable: bool) -> io::Result<()> {
         if durable {
             self.file.sync_all()?;
@@ -99,7 +100,15 @@ impl NewFile {
             (Some(_), existing) => self.rename(existing)?,
         }
         self.temporary = None;
-        if durable { File::open(folder(&self.path))?.sync_all() } else { Ok(()) }
+        if !durable {
+            return Ok(());
+        }
+        File::open(folder(&self.path)).and_then(|folder| folder.sync_all()).inspect_err(|_| {
+            // What was there before is gone already; what is new need not stay.
+            if existing == Existing::Keep {
+                let _ = fs::remove_file(&self.path);
+            }
+        })
     }
 
     fn rename(&self, existing: Existing) -> io::Result<()> {

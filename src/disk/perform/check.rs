@@ -14,9 +14,13 @@ use serde_json::{Map, Value, json};
 use super::super::{Check, Dialect, Output, Repair};
 use super::open::{cached, failed, failed_reading};
 use crate::failure::{Failure, Status};
+use crate::machine::bases;
 
 pub(super) fn perform(dialect: Dialect, request: &Check) -> Result<ExitCode, Failure> {
     let access = if request.repair.is_some() { Access::Write } else { Access::ReadOnly };
+    if access.writes() {
+        bases::check_writable(&request.file)?;
+    }
     let cache = cached(request.cache);
     let opened = if request.force_share {
         File::open_unlocked(&request.file, cache)

@@ -9,10 +9,12 @@ use kiln_image::commit;
 use super::super::Commit;
 use super::open;
 use crate::failure::{Failure, Status};
+use crate::machine::bases;
 
 pub(super) fn perform(words: &Commit) -> Result<ExitCode, Failure> {
     let stop = open::stopper();
     let how = open::writing_alone(words.format, words.cache);
+    bases::check_writable(&words.file)?;
     let top = Image::open(&words.file, how).map_err(|error| open::failed(&error))?;
     let file = words.file.display();
     let depth = base_of(words, &top)?;
@@ -21,6 +23,7 @@ pub(super) fn perform(words: &Commit) -> Result<ExitCode, Failure> {
     };
     // Its format is what the image above it says.
     let how = Open { format: Some(base.format()), ..open::writing_alone(None, words.cache) };
+    bases::check_writable(base.path())?;
     let base = Image::open(base.path(), how).map_err(|error| open::failed(&error))?;
     let how = commit::Commit {
         depth,

@@ -14,6 +14,7 @@ use super::super::{Cache, Convert, Dialect, Format, Layout, New, Target};
 use super::open;
 use super::target::{self, Place};
 use crate::failure::{Failure, Status};
+use crate::machine::bases;
 
 pub(super) fn perform(dialect: Dialect, convert: &Convert) -> Result<ExitCode, Failure> {
     let stop = open::stopper();
@@ -45,6 +46,7 @@ pub(super) fn perform(dialect: Dialect, convert: &Convert) -> Result<ExitCode, F
             (image, Some(place), before(new, convert))
         }
         Target::Existing { format, is_zero } => {
+            bases::check_writable(&convert.file)?;
             let how = open::for_writing(Some(*format), convert.cache);
             let image = Image::open(&convert.file, how).map_err(|error| open::failed(&error))?;
             if image.len() < len {

@@ -11,6 +11,7 @@ use kiln_image::storage;
 
 use super::super::{Cache, Dialect, Format, Snapshot};
 use crate::failure::{Failure, Status};
+use crate::machine::bases;
 
 impl From<Format> for kiln_image::Format {
     fn from(format: Format) -> Self {
@@ -87,6 +88,7 @@ pub fn looking(dialect: Dialect, path: &Path, how: Open) -> Result<Arc<Image>, F
 
 /// Opens for writing, with everything below.
 pub fn writing(path: &Path, format: Option<Format>, cache: Cache) -> Result<Arc<Image>, Failure> {
+    bases::check_writable(path)?;
     Image::open(path, for_writing(format, cache)).map_err(|error| failed(&error))
 }
 

@@ -10,6 +10,7 @@ use kiln_image::{Error, rebase};
 use super::super::{Onto, Rebase};
 use super::open;
 use crate::failure::{Failure, Status};
+use crate::machine::bases;
 
 pub(super) fn perform(words: &Rebase) -> Result<ExitCode, Failure> {
     let stop = open::stopper();
@@ -19,6 +20,7 @@ pub(super) fn perform(words: &Rebase) -> Result<ExitCode, Failure> {
         backing_locks: !words.force_share,
         ..open::writing_alone(words.format, words.cache)
     };
+    bases::check_writable(&words.file)?;
     let image = Image::open(&words.file, how).map_err(|error| open::failed(&error))?;
     let Some(qcow2) = image.qcow2() else {
         let failure = Failure::new(Status::Failed, format!("{} can't lie on another disk", words.file.display()));

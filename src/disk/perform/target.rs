@@ -13,6 +13,7 @@ use kiln_image::{Access, Error, chain};
 use super::super::{Compression, Dialect, Layout, New, Preallocation};
 use super::open::failed;
 use crate::failure::{Failure, Status};
+use crate::machine::bases;
 
 /// Everybody may read it, as far as the umask lets them: as qemu-img makes its files.
 const MODE: u32 = 0o666;
@@ -50,6 +51,7 @@ impl Place {
             let failure = Failure::new(Status::Conflict, format!("{} exists already", path.display()));
             return Err(failure.advise("--force puts the new disk in its place, when that is done."));
         }
+        bases::check_writable(path)?;
         let open = File::options().read(true).write(true).open(path);
         let file = open.map_err(|error| cannot_create(path, &error))?;
         chain::lock_for_writing(&file, path).map_err(|error| failed(&error))?;
@@ -170,6 +172,7 @@ fn data_file(dialect: Dialect, image: &Path, data: &Path) -> Result<Arc<storage:
     if data == image {
         return Err(Failure::new(Status::Usage, "the data file can't be the image itself"));
     }
+    bases::check_writable(data)?;
     let open = File::options().read(true).write(true).create(true).truncate(false).open(data);
     let file = open.map_err(|error| cannot_create(data, &error))?;
     chain::lock_for_writing(&file, data).map_err(|error| failed(&error))?;
