@@ -1,3 +1,8 @@
-//! What a machine is made from: fetched, checked, and put where it is needed.
+//! What a machine is made from: fetched or read out of images, checked, and put where it is needed.
 
 pub mod fetch;
+pub mod initrd;
+pub mod iso;
+
+/// Largest kernel or initrd that is taken for one, in bytes: cpio's headers and the boot protocol have 32 bits.
+pub const LARGEST: u64 = u32::MAX as u64;

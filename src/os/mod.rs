@@ -1,3 +1,68 @@
-//! What can be installed: install trees, recognised by their layout.
+//! What can be installed: install trees and media, recognised by their layout and by what they say about themselves.
+//!
+//! Nothing here reads files itself: a [`Tree`] looks them up, be it a folder, a server or an ISO image.
 
+pub mod find;
+pub mod grub;
+pub mod menu;
+pub mod paths;
+pub mod syslinux;
 pub mod tree;
+pub mod treeinfo;
+
+use crate::failure::Failure;
+
+/// Where files of a tree are looked up. Paths are relative to its root, with slashes.
+pub trait Tree {
+    /// Whether there is such a file.
+    ///
+    /// # Errors
+    /// When that can't be found out.
+    fn has(&self, path: &str) -> Result<bool, Failure>;
+
+    /// A small text file; `None` when there is none.
+    ///
+    /// # Errors
+    /// When that can't be found out.
+    fn text(&self, path: &str) -> Result<Option<String>, Failure>;
+
+    /// Every look costs the time of a network.
+    fn is_far(&self) -> bool;
+}
+
+/// The system whose installer was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct System {
+    /// Its name, as people know it.
+    pub name: String,
+    /// The kernel argument that tells its installer the tree's URL.
+    pub url_argument: Option<&'static str>,
+}
+
+/// An installer in a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installer {
+    /// Whose it is.
+    pub system: System,
+    /// Its kernel's path in the tree.
+    pub kernel: String,
+    /// Paths of what is its initrd together.
+    pub initrd: Vec<String>,
+    /// Words that its kernel needs.
+    pub words: Vec<String>,
+    /// What is known of checksums.
+    pub sums: Sums,
+    /// How it was found, where that isn't by its layout.
+    pub by: Option<String>,
+}
+
+/// SHA-256 sums of a tree's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sums {
+    /// None are known.
+    None,
+    /// They stand in this file, if it is there.
+    List(&'static str),
+    /// Paths and sums.
+    Known(Vec<(String, String)>),
+}

@@ -1,0 +1,78 @@
+//! Boot menus of install media: which kernels they offer, and with which words.
+
+use super::{Tree, grub, syslinux};
+use crate::failure::Failure;
+
+/// Files of one menu that are read at most, and how deep they may name each other.
+pub const MOST_FILES: usize = 64;
+/// Entries that are looked at.
+pub const MOST_ENTRIES: usize = 256;
+
+/// Where the menus are, in the order in which they are looked for. Folders of a medium differ in case only by its names.
+const SYSLINUX: [&str; 10] = [
+    "isolinux/isolinux.cfg",
+    "boot/isolinux/isolinux.cfg",
+    "boot/x86_64/loader/isolinux.cfg",
+    "isolinux.cfg",
+    "syslinux/isolinux.cfg",
+    "boot/syslinux/isolinux.cfg",
+    "syslinux/syslinux.cfg",
+    "boot/syslinux/syslinux.cfg",
+    "arch/boot/syslinux/syslinux.cfg",
+    "syslinux.cfg",
+];
+const GRUB: [&str; 7] = [
+    "boot/grub/grub.cfg",
+    "boot/grub2/grub.cfg",
+    "EFI/BOOT/grub.cfg",
+    "EFI/boot/grub.cfg",
+    "grub/grub.cfg",
+    "boot/grub/loopback.cfg",
+    "boot/grub/x86_64-efi/grub.cfg",
+];
+
+/// A line of a menu.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub label: String,
+    /// Kernel's path in the tree.
+    pub kernel: String,
+    /// Paths of its initrds.
+    pub initrd: Vec<String>,
+    /// Words for the kernel.
+    pub words: Vec<String>,
+    /// It is what boots by itself.
+    pub is_default: bool,
+}
+
+/// The entries of a medium's menu, the one that boots by itself first, and the menu's file.
+///
+/// # Errors
+/// When a file can't be read.
+pub fn read(tree: &dyn Tree) -> Result<Option<(String, Vec<Entry>)>, Failure> {
+    type Reader = fn(&dyn Tree, &str) -> Result<Vec<Entry>, Failure>;
+    let kinds: [(&[&str], Reader); 2] = [(&SYSLINUX, syslinux::read), (&GRUB, grub::read)];
+    for (names, reader) in kinds {
+        for name in names {
+            if !tree.has(name)? {
+                continue;
+            }
+            let mut entries = reader(tree, name)?;
+            entries.retain(is_linux);
+            entries.sort_by_key(|entry| !entry.is_default);
+            if !entries.is_empty() {
+                return Ok(Some(((*name).to_owned(), entries)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+// Menus offer other things as well: disks' images by memdisk, tests of the memory, modules of the loader's own.
+fn is_linux(entry: &Entry) -> bool {
+    let name = entry.kernel.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    let other = ["memdisk", "memtest", "mt86", "hdt", "ipxe"].iter().any(|start| name.starts_with(start));
+    let suffix = [".c32", ".bin", ".img", ".0", ".bss", ".efi", ".com", ".cbt"].iter().any(|end| name.ends_with(end));
+    !entry.kernel.is_empty() && !entry.initrd.is_empty() && !other && !suffix
+}
