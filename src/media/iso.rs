@@ -28,7 +28,7 @@ const FIRST_DESCRIPTOR: u64 = 16;
 /// Sectors in which a volume's kind is looked for.
 const DESCRIPTORS: u64 = 64;
 /// Reads that all looks into one image may take together: some seconds' worth.
-pub const MOST_READS: u64 = 1 << 20;
+pub const MOST_READS: u64 = 1 << 18;
 /// Longest text file that is read whole.
 const LONGEST_TEXT: u64 = 1 << 20;
 
@@ -95,21 +95,27 @@ impl Iso {
     /// # Errors
     /// When it isn't there, is no ISO 9660 image (one of UDF alone is named as such), or is cut short.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let unusable = |status, why: &str| {
-            Failure::new(status, format!("{} is no install medium that can be read", path.display())).why(why)
-        };
         let trouble = |e: io::Error| match e.kind() {
             io::ErrorKind::NotFound => Failure::new(Status::NotFound, format!("there is no {}", path.display())),
             _ => Failure::new(Status::Failed, format!("{} can't be read", path.display())).because(&e),
         };
         let kind = fs::metadata(path).map_err(trouble)?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            return Err(unusable(Status::Usage, "it is neither a folder nor a file nor a block device"));
+            return Err(unusable(path, Status::Usage, "it is neither a folder nor a file nor a block device"));
         }
-        let file = File::open(path).map_err(trouble)?;
+        Self::of(File::open(path).map_err(trouble)?, path, kind.is_block_device())
+    }
+
+    /// The same of a file that has been opened; `path` names it for people.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(file: File, path: &Path, is_block: bool) -> Result<Self, Failure> {
+        let trouble =
+            |e: io::Error| Failure::new(Status::Failed, format!("{} can't be read", path.display())).because(&e);
         let len = io::Seek::seek(&mut &file, io::SeekFrom::End(0)).map_err(trouble)?;
         let found = Recognised::read(&file, len).map_err(trouble)?;
-        let volume_len = found.volume_len.ok_or_else(|| found.refusal(&unusable))?;
+        let volume_len = found.volume_len.ok_or_else(|| found.refusal(path))?;
         if volume_len > len {
             return Err(Failure::new(Status::Verification, format!("{} is cut short", path.display()))
                 .why(format!("the volume in it has {volume_len} bytes, the file {len}"))
@@ -120,7 +126,6 @@ impl Iso {
         let files = IsoFs::mount(sectors, MountOptions::new()).map_err(|e| damaged(path, &e.into_error()))?;
         let volume = files.info().id(IsoId::Volume).to_vec();
         let volume = String::from_utf8_lossy(&volume).chars().filter(|c| !c.is_control()).collect();
-        let is_block = kind.is_block_device();
         Ok(Self { path: path.into(), is_block, len, has_udf: found.has_udf, volume, files: RefCell::new(files) })
     }
 
@@ -232,6 +237,10 @@ impl Read for Contents<'_> {
     }
 }
 
+fn unusable(path: &Path, status: Status, why: &str) -> Failure {
+    Failure::new(status, format!("{} is no install medium that can be read", path.display())).why(why)
+}
+
 fn told(error: &Error<Trouble>) -> String {
     match error.device_error() {
         Some(trouble) => trouble.to_string(),
@@ -279,9 +288,9 @@ impl Recognised {
         Ok(found)
     }
 
-    fn refusal(&self, unusable: &impl Fn(Status, &str) -> Failure) -> Failure {
+    fn refusal(&self, path: &Path) -> Failure {
         if self.has_udf {
-            return unusable(Status::Usage, "it has a UDF file system alone; kiln reads ISO 9660")
+            return unusable(path, Status::Usage, "it has a UDF file system alone; kiln reads ISO 9660")
                 .advise("Mount it (root's work) and name the folder: mount -o loop,ro IMAGE /mnt");
         }
         let packed = match self.start {
@@ -292,8 +301,8 @@ impl Recognised {
             _ => None,
         };
         match packed {
-            Some(tool) => unusable(Status::Usage, "it is packed").advise(format!("Unpack it first: {tool}")),
-            None => unusable(Status::Usage, "it is no ISO 9660 image: no volume descriptor in sector 16")
+            Some(tool) => unusable(path, Status::Usage, "it is packed").advise(format!("Unpack it first: {tool}")),
+            None => unusable(path, Status::Usage, "it is no ISO 9660 image: no volume descriptor in sector 16")
                 .advise("Name an installer's ISO image, the folder of an install tree, or its URL.")
                 .advise("A disk that boots already: --import --disk path=FILE"),
         }

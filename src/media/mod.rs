@@ -1,6 +1,8 @@
 //! What a machine is made from: fetched or read out of images, checked, and put where it is needed.
 
 pub mod fetch;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 pub mod initrd;
 pub mod iso;
 
