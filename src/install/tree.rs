@@ -1,9 +1,11 @@
 //! The installer's kernel and initrd: found, brought here and checked.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use kiln_image::Format;
+use sha2::{Digest, Sha256};
 
 use super::TreeWish;
 use super::location::Location;
@@ -12,6 +14,7 @@ use crate::failure::{Failure, Status};
 use crate::machine::{Store, store};
 use crate::media::fetch::Job;
 use crate::media::initrd::{Builder, Injection};
+use crate::media::iso::Iso;
 use crate::os::find::{self, Search};
 use crate::os::{Installer, Sums, System, Tree, paths};
 use crate::plan::{Boot, Disk};
@@ -200,9 +203,8 @@ impl Found {
             }
             Location::Medium(iso) => {
                 let mut copy = Builder::new(&kernel)?;
-                copy.piece(|file| iso.copy(&self.installer.kernel, file))?;
+                copy.piece(|file| self.copied(iso, &self.installer.kernel, file))?;
                 copy.finish()?;
-                self.check("kernel", &kernel, &self.installer.kernel)?;
                 boot.kernel = kernel;
             }
         }
@@ -213,6 +215,10 @@ impl Found {
 
     // All of its pieces and what is injected, in one file.
     fn initrd(&self, folder: &Path, to: &Path) -> Result<(), Failure> {
+        if self.location.is_far() && self.injection.is_empty() && self.installer.initrd.len() == 1 {
+            return fs::rename(piece(folder, 0), to)
+                .map_err(|e| Failure::new(Status::Failed, format!("{} can't be written", to.display())).because(&e));
+        }
         let mut builder = Builder::new(to)?;
         for (number, path) in self.installer.initrd.iter().enumerate() {
             match &self.location {
@@ -222,7 +228,7 @@ impl Found {
                     let _ = fs::remove_file(piece(folder, number));
                 }
                 Location::Medium(iso) => {
-                    builder.piece(|file| iso.copy(path, file))?;
+                    builder.piece(|file| self.copied(iso, path, file))?;
                 }
             }
         }
@@ -237,15 +243,23 @@ impl Found {
     // A folder may have a list of sums as well.
     fn check_folder(&self) -> Result<(), Failure> {
         for path in std::iter::once(&self.installer.kernel).chain(&self.installer.initrd) {
-            self.check("file", &self.location.name(path), path)?;
+            let Some(wanted) = find::sum(&self.location, &self.installer.sums, path)? else { continue };
+            let file = self.location.name(path);
+            let trouble = |e| Failure::new(Status::Failed, format!("{} can't be read", file.display())).because(&e);
+            let mut summed = Summed::new(io::sink());
+            io::copy(&mut fs::File::open(&file).map_err(trouble)?, &mut summed).map_err(trouble)?;
+            summed.check(&file, &wanted)?;
         }
         Ok(())
     }
 
-    fn check(&self, what: &str, file: &Path, path: &str) -> Result<(), Failure> {
-        match find::sum(&self.location, &self.installer.sums, path)? {
-            Some(wanted) => check_sum(what, &self.location.name(path), file, &wanted),
-            None => Ok(()),
+    fn copied(&self, iso: &Iso, path: &str, to: &mut fs::File) -> Result<u64, Failure> {
+        let wanted = find::sum(&self.location, &self.installer.sums, path)?;
+        let mut summed = Summed::new(to);
+        let len = iso.copy(path, &mut summed)?;
+        match wanted {
+            Some(wanted) => summed.check(&self.location.name(path), &wanted).map(|()| len),
+            None => Ok(len),
         }
     }
 }
@@ -254,30 +268,37 @@ fn piece(folder: &Path, number: usize) -> PathBuf {
     folder.join(format!("initrd-{number}"))
 }
 
-fn check_sum(what: &str, name: &Path, file: &Path, wanted: &str) -> Result<(), Failure> {
-    use sha2::{Digest, Sha256};
-    let trouble = |e| Failure::new(Status::Failed, format!("{} can't be read", file.display())).because(&e);
-    let mut hash = Sha256::new();
-    std::io::copy(&mut fs::File::open(file).map_err(trouble)?, &mut HashWriter(&mut hash)).map_err(trouble)?;
-    let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    if found == wanted {
-        return Ok(());
-    }
-    Err(Failure::new(Status::Verification, format!("{} has a wrong checksum", name.display()))
-        .why(format!("the tree's own list says {wanted}"))
-        .why(format!("the {what} has {found}"))
-        .advise("Get the tree again."))
+/// Writes on, and adds up what it writes.
+struct Summed<W> {
+    to: W,
+    hash: Sha256,
 }
 
-struct HashWriter<'a>(&'a mut sha2::Sha256);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        sha2::Digest::update(self.0, bytes);
-        Ok(bytes.len())
+impl<W: Write> Summed<W> {
+    fn new(to: W) -> Self {
+        Self { to, hash: Sha256::new() }
     }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+
+    fn check(self, name: &Path, wanted: &str) -> Result<(), Failure> {
+        let found: String = self.hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        if found == wanted {
+            return Ok(());
+        }
+        Err(Failure::new(Status::Verification, format!("{} has a wrong checksum", name.display()))
+            .why(format!("its own list says {wanted}"))
+            .why(format!("the file has {found}"))
+            .advise("Get it again."))
+    }
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.hash.update(bytes.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 

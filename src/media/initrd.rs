@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use cpio::newc;
 
-use super::LARGEST;
+use super::{LARGEST, NO_SPACE};
 use crate::failure::{Failure, Status};
 
 /// What the start of archives is a multiple of.
@@ -152,9 +152,7 @@ impl Builder {
 fn unmade(to: &Path, error: &io::Error) -> Failure {
     let failure = Failure::new(Status::Failed, format!("{} can't be written", to.display())).because(error);
     match error.kind() {
-        io::ErrorKind::StorageFull => {
-            failure.advise("The cache's file system is full: free some space, or move it by KILN_HOME.")
-        }
+        io::ErrorKind::StorageFull => failure.advise(NO_SPACE),
         _ => failure,
     }
 }

@@ -18,7 +18,7 @@ use hadris_iso::sync::IsoFs;
 use hadris_storage::sync::BlockDevice;
 use hadris_storage::{BlockIndex, BlockSize};
 
-use super::LARGEST;
+use super::{LARGEST, NO_SPACE};
 use crate::failure::{Failure, Status};
 
 /// Bytes of a sector (ECMA-119, 6.1.2).
@@ -208,7 +208,12 @@ impl Iso {
     }
 
     fn unread(&self, path: &str, error: &io::Error) -> Failure {
-        Failure::new(Status::Failed, format!("{path} can't be copied out of {}", self.path.display())).because(error)
+        let what = format!("{path} can't be copied out of {}", self.path.display());
+        let failure = Failure::new(Status::Failed, what).because(error);
+        match error.kind() {
+            io::ErrorKind::StorageFull => failure.advise(NO_SPACE),
+            _ => failure,
+        }
     }
 }
 

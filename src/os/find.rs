@@ -77,22 +77,25 @@ fn own_words(tree: &dyn Tree, kernel: &str) -> Result<Vec<String>, Failure> {
     if tree.is_far() {
         return Ok(Vec::new());
     }
-    let entries = menu::read(tree)?.map(|(_, entries)| entries).unwrap_or_default();
-    let entry = entries.into_iter().find(|entry| entry.kernel == kernel);
-    let mut words = entry.map(|entry| entry.words).unwrap_or_default();
+    let menus = menu::read(tree)?;
+    let entries = || menus.iter().flat_map(|menu| &menu.entries);
+    // A medium may have that kernel twice, and a menu for each: what boots by itself finds the same medium.
+    let entry = entries().find(|entry| entry.kernel == kernel).or_else(|| entries().next());
+    let mut words = entry.map(|entry| entry.words.clone()).unwrap_or_default();
     words.retain(|word| FINDS_ITSELF.iter().any(|start| word.starts_with(start)));
     Ok(words)
 }
 
 fn by_menu(tree: &dyn Tree, mut reasons: Vec<String>) -> Result<Search, Failure> {
-    let Some((file, entries)) = menu::read(tree)? else { return Ok(Search::Nothing(reasons)) };
-    for entry in entries {
-        let files = std::iter::once(&entry.kernel).chain(&entry.initrd);
-        let missing = files.map(|path| Ok((path, tree.has(path)?))).find(|look| !matches!(look, Ok((_, true))));
-        match missing {
-            None => return Ok(Search::Found(by_entry(entry, file))),
-            Some(Err(failure)) => return Err(failure),
-            Some(Ok((path, _))) => reasons.push(format!("{file}: {path} isn't there")),
+    for menu in menu::read(tree)? {
+        for entry in menu.entries {
+            let files = std::iter::once(&entry.kernel).chain(&entry.initrd);
+            let missing = files.map(|path| Ok((path, tree.has(path)?))).find(|look| !matches!(look, Ok((_, true))));
+            match missing {
+                None => return Ok(Search::Found(by_entry(entry, menu.file))),
+                Some(Err(failure)) => return Err(failure),
+                Some(Ok((path, _))) => reasons.push(format!("{}: {path} isn't there", menu.file)),
+            }
         }
     }
     reasons.truncate(MOST_REASONS);
@@ -184,7 +187,7 @@ mod tests {
             ("images/pxeboot/initrd.img", ""),
             (
                 "isolinux/isolinux.cfg",
-                "label linux\nkernel /images/pxeboot/vmlinuz\nappend initrd=/images/pxeboot/initrd.img inst.stage2=hd:LABEL=F-40 quiet\n",
+                "label linux\nkernel vmlinuz\nappend initrd=/images/pxeboot/initrd.img inst.stage2=hd:LABEL=F-40 quiet\n",
             ),
         ];
         let found = found(&files);

@@ -46,13 +46,23 @@ pub struct Entry {
     pub is_default: bool,
 }
 
-/// The entries of a medium's menu, the one that boots by itself first, and the menu's file.
+/// A menu.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Menu {
+    /// The file that it begins in.
+    pub file: String,
+    /// Its entries, the one that boots by itself first.
+    pub entries: Vec<Entry>,
+}
+
+/// All menus of a medium that start Linux kernels.
 ///
 /// # Errors
 /// When a file can't be read.
-pub fn read(tree: &dyn Tree) -> Result<Option<(String, Vec<Entry>)>, Failure> {
+pub fn read(tree: &dyn Tree) -> Result<Vec<Menu>, Failure> {
     type Reader = fn(&dyn Tree, &str) -> Result<Vec<Entry>, Failure>;
     let kinds: [(&[&str], Reader); 2] = [(&SYSLINUX, syslinux::read), (&GRUB, grub::read)];
+    let mut menus = Vec::new();
     for (names, reader) in kinds {
         for name in names {
             if !tree.has(name)? {
@@ -62,11 +72,11 @@ pub fn read(tree: &dyn Tree) -> Result<Option<(String, Vec<Entry>)>, Failure> {
             entries.retain(is_linux);
             entries.sort_by_key(|entry| !entry.is_default);
             if !entries.is_empty() {
-                return Ok(Some(((*name).to_owned(), entries)));
+                menus.push(Menu { file: (*name).to_owned(), entries });
             }
         }
     }
-    Ok(None)
+    Ok(menus)
 }
 
 // Menus offer other things as well: disks' images by memdisk, tests of the memory, modules of the loader's own.

@@ -262,7 +262,7 @@ fn files_come_at_the_same_time_and_are_told_in_their_order() {
 }
 
 #[test]
-fn when_one_fails_the_other_is_given_up() {
+fn when_one_fails_those_after_it_are_given_up() {
     let home = Home::new();
     let server = Server::new(|request, stream| match request.path() {
         "/kernel" => head(stream, "404 Not Found", &["Content-Length: 0"]),
@@ -275,6 +275,21 @@ fn when_one_fails_the_other_is_given_up() {
     let jobs = ["kernel", "initrd"].map(|what| job(&home, &server, what));
     let failure = Fetcher::with(&server.url, patience(1)).unwrap().files(&jobs).unwrap_err();
     assert!(failure.to_string().contains("/kernel is not there"), "{failure}");
+    assert!(home.files().is_empty(), "{:?}", home.files());
+    // When both fail, it is the first that is told, however late it is: here after the second has been answered.
+    let (answered, pages) = (Meeting::default(), b"<html>");
+    let server = Server::new(move |request, stream| {
+        if request.path() == "/kernel" {
+            answered.of(2);
+        }
+        whole(stream, request, &[], pages);
+        if request.path() == "/initrd" {
+            answered.of(2);
+        }
+    });
+    let jobs = ["kernel", "initrd"].map(|what| job(&home, &server, what));
+    let failure = Fetcher::with(&server.url, patience(1)).unwrap().files(&jobs).unwrap_err();
+    assert!(failure.to_string().contains("/kernel is a web page, not the kernel"), "{failure}");
     assert!(home.files().is_empty(), "{:?}", home.files());
 }
 

@@ -108,6 +108,31 @@ fn a_guest_from_a_medium_sees_it_and_what_was_injected() {
     assert!(!home.files().iter().any(|path| path.starts_with(home.store("cache"))), "{:?}", home.files());
 }
 
+#[test]
+fn a_medium_whose_files_are_not_those_that_it_lists() {
+    kiln_lab::needs_kvm!(100, KILN, XORRISO);
+    let home = Home::new();
+    for wrong in ["install.amd/vmlinuz", "install.amd/initrd.gz"] {
+        let list = format!("{}  ./{wrong}\n", "ab".repeat(32));
+        let files: [(&str, &[u8]); 3] =
+            [("install.amd/vmlinuz", b"k"), ("install.amd/initrd.gz", b"i"), ("sha256sum.txt", list.as_bytes())];
+        let from = folder(&home, "files", &files);
+        let image = xorriso(&home, &from, "medium.iso", &["-r"]);
+        let before = home.files();
+        for location in [&image, from.to_str().unwrap()] {
+            let told = home.kiln(&install(&["--location", location, "--disk", "size=1"])).ends(6);
+            told.says(&[
+                wrong,
+                "has a wrong checksum",
+                "1. its own list says abab",
+                "2. the file has ",
+                "> Get it again.",
+            ]);
+            assert_eq!(home.files(), before, "something is left");
+        }
+    }
+}
+
 /// Debian's installer takes this file out of its initrd's root, and runs the command before it asks anything.
 const PRESEED: &str =
     "d-i preseed/early_command string (echo \"PRESEED RUN by $(uname -r)\") > /dev/ttyS0; poweroff -f\n";

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::{End, Fetcher, Job, answered, is_passing, is_stall, refusal, tried};
 use crate::failure::{Failure, Status};
-use crate::media::LARGEST;
+use crate::media::{LARGEST, NO_SPACE};
 
 /// So many bytes in one try count as a way forward: the tries are counted anew.
 const GOOD_PIECE: u64 = 1 << 20;
@@ -279,9 +279,7 @@ impl Drop for Temporary {
 fn unstored(url: &str, error: &io::Error) -> Failure {
     let failure = Failure::new(Status::Failed, format!("{url} can't be stored")).because(error);
     match error.kind() {
-        io::ErrorKind::StorageFull => {
-            failure.advise("The cache's file system is full: free some space, or move it by KILN_HOME.")
-        }
+        io::ErrorKind::StorageFull => failure.advise(NO_SPACE),
         _ => failure,
     }
 }

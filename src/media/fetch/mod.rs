@@ -191,23 +191,24 @@ impl Fetcher {
     /// order.
     ///
     /// # Errors
-    /// When one isn't there, is a web page, is cut short again and again, or has another sum: the first failure, and the
-    /// others are given up. None of a failed one is left.
+    /// When one isn't there, is a web page, is cut short again and again, or has another sum: those after it are given up,
+    /// those before it go on, so that it is always the first one's failure that is told. None of a failed one is left.
     pub fn files(&self, jobs: &[Job]) -> Result<Vec<String>, Failure> {
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        let end = End::default();
+        let ends: Vec<End> = jobs.iter().map(|_| End::default()).collect();
         let outcomes: Vec<Result<String, Trouble>> = std::thread::scope(|scope| {
-            let run = |job| {
-                let (bars, end) = (&bars, &end);
+            let run = |(number, job)| {
+                let (bars, ends) = (&bars, ends.get(number..).unwrap_or_default());
                 scope.spawn(move || {
+                    let [end, later @ ..] = ends else { return Err(Trouble::GivenUp) };
                     let outcome = Download::new(self, job, bars, end).and_then(Download::run);
                     if outcome.is_err() {
-                        end.comes();
+                        later.iter().for_each(End::comes);
                     }
                     outcome
                 })
             };
-            let threads: Vec<_> = jobs.iter().map(run).collect();
+            let threads: Vec<_> = jobs.iter().enumerate().map(run).collect();
             threads.into_iter().map(|thread| thread.join().unwrap_or(Err(Trouble::GivenUp))).collect()
         });
         let _ = bars.clear();
@@ -231,7 +232,7 @@ fn tried(pauses: usize) -> String {
     format!("so it was at {} tries", pauses + 1)
 }
 
-/// Whether downloads that belong together have come to their end, because one has failed.
+/// Whether a download has come to its end, because one before it has failed.
 #[derive(Default)]
 struct End {
     has_come: Mutex<bool>,
