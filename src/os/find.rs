@@ -106,9 +106,8 @@ fn by_menu(tree: &dyn Tree, mut reasons: Vec<String>) -> Result<Search, Failure>
 const MOST_REASONS: usize = 4;
 
 fn by_entry(entry: Entry, file: String) -> Installer {
-    let label = entry.label.split_whitespace().collect::<Vec<_>>().join(" ");
     Installer {
-        system: System { name: if label.is_empty() { "an installer".into() } else { label }, url_argument: None },
+        system: System::named(&entry.label, None),
         kernel: entry.kernel,
         initrd: entry.initrd,
         words: entry.words,

@@ -84,5 +84,7 @@ fn is_linux(entry: &Entry) -> bool {
     let name = entry.kernel.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
     let other = ["memdisk", "memtest", "mt86", "hdt", "ipxe"].iter().any(|start| name.starts_with(start));
     let suffix = [".c32", ".bin", ".img", ".0", ".bss", ".efi", ".com", ".cbt"].iter().any(|end| name.ends_with(end));
-    !entry.kernel.is_empty() && !entry.initrd.is_empty() && !other && !suffix
+    // No kernel's words have these, and a terminal would take them for commands.
+    let odd = entry.words.iter().any(|word| word.contains(char::is_control));
+    !entry.kernel.is_empty() && !entry.initrd.is_empty() && !other && !suffix && !odd
 }

@@ -39,6 +39,18 @@ pub struct System {
     pub url_argument: Option<&'static str>,
 }
 
+impl System {
+    /// A system by a name that a tree gives it: a short one, without what a terminal would take for a command.
+    pub fn named(name: &str, url_argument: Option<&'static str>) -> Self {
+        let name = name.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty());
+        let name: String = name.collect::<Vec<_>>().join(" ").chars().take(LONGEST_NAME).collect();
+        Self { name: if name.is_empty() { "an installer".into() } else { name }, url_argument }
+    }
+}
+
+/// Letters of a system's name that are told.
+const LONGEST_NAME: usize = 60;
+
 /// An installer in a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installer {

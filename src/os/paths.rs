@@ -1,7 +1,7 @@
 //! Paths inside a tree, that never lead out of it.
 
 /// A path of a tree's own description, seen from the folder `from` (`""` is the root). A slash at its beginning is the
-/// root's. `None` when it leads out of the tree or names nothing.
+/// root's. `None` when it leads out of the tree, names nothing, or has a control character in it.
 pub fn inside(from: &str, path: &str) -> Option<String> {
     let from = if path.starts_with('/') { "" } else { from };
     let mut parts: Vec<&str> = Vec::new();
@@ -12,7 +12,7 @@ pub fn inside(from: &str, path: &str) -> Option<String> {
             part => parts.push(part),
         }
     }
-    (!parts.is_empty() && !path.contains('\0')).then(|| parts.join("/"))
+    (!parts.is_empty() && !path.contains(char::is_control)).then(|| parts.join("/"))
 }
 
 /// The folder that a file lies in, `""` for the root.
@@ -35,6 +35,7 @@ mod tests {
             ("a", "b/../../../c", None),
             ("", "/", None),
             ("", "a/..", None),
+            ("", "a\x1b[2J", None),
         ];
         for (from, path, wanted) in rows {
             assert_eq!(inside(from, path).as_deref(), wanted, "{path} from {from}");

@@ -50,7 +50,7 @@ pub fn read(text: &str) -> Option<Result<Installer, Problem>> {
 
 fn installer(ini: &Ini, family: &str, version: &str, arch: Option<&str>) -> Result<Installer, Problem> {
     if let Some(arch) = arch.filter(|arch| *arch != ARCH) {
-        return Err(Problem::Lacks(format!("it is for {arch}; kiln's machines are {ARCH}")));
+        return Err(Problem::Lacks(format!("it is for {}; kiln's machines are {ARCH}", arch.escape_debug())));
     }
     let path = |what: &str| {
         let value = ini.get(&format!("images-{ARCH}"), what).filter(|value| !value.is_empty());
@@ -84,7 +84,7 @@ fn system(family: &str, version: &str) -> System {
     } else {
         None
     };
-    System { name: format!("{family} {version}").trim().to_owned(), url_argument }
+    System::named(&format!("{family} {version}"), url_argument)
 }
 
 fn sums(ini: &Ini) -> Sums {

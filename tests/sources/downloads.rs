@@ -144,6 +144,24 @@ fn a_part_from_elsewhere_than_asked_for_is_not_taken() {
 }
 
 #[test]
+fn a_server_may_give_less_than_it_is_asked_for() {
+    let home = Home::new();
+    let file = bytes(8, 500_000);
+    let served = file.clone();
+    let server = Server::new(move |request, stream| match request.from() {
+        None => part(stream, request, &[TAG], &served, 100_000),
+        Some(from) => {
+            let piece = &served[from..(from + 200_000).min(served.len())];
+            let range = format!("Content-Range: bytes {from}-{}/500000", from + piece.len() - 1);
+            head(stream, "206 Partial Content", &[TAG, &format!("Content-Length: {}", piece.len()), &range]);
+            let _ = stream.write_all(piece);
+        }
+    });
+    assert!(fetch(&home, &server, patience(3)).unwrap() == file);
+    assert_eq!(server.asked().len(), 3);
+}
+
+#[test]
 fn a_server_that_stalls() {
     let home = Home::new();
     let file = bytes(7, 200_000);

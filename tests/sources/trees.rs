@@ -108,6 +108,24 @@ fn a_treeinfo_without_an_installer_says_what_it_lacks() {
     xml(&home, &["--location", &url]).ends(3).says(&["> An ISO image is to be downloaded first"]);
 }
 
+#[test]
+fn what_a_tree_says_of_itself_is_no_command_to_the_terminal() {
+    let home = Home::new();
+    let menu = "label \x1b[2Jone\nkernel /k\nappend initrd=/i \x1b[2J\nlabel two\nkernel /k\x07\ninitrd /i\n";
+    let image = iso(&home, "menu.iso", &[("isolinux.cfg", menu.as_bytes()), ("k", b"k"), ("i", b"i")]);
+    let told = xml(&home, &["--location", &image]).ends(3);
+    assert!(!told.err.contains(['\x1b', '\x07']), "{:?}", told.err);
+    for (from, to, code) in
+        [("arch = x86_64", "arch = \x1b[2J", 3), (KERNEL, "a\x1b[2J", 6), ("Fedora", "\x1b[2JFedora", 0)]
+    {
+        let info = treeinfo("Fedora", "40", KERNEL).replace(from, to);
+        let server = if code == 3 { Server::of(&[(".treeinfo", info.as_bytes())]) } else { server(&info) };
+        let told = xml(&home, &["--location", &server.url]).ends(code);
+        assert!(!told.err.contains('\x1b') && !told.out.contains('\x1b'), "{told:?}");
+        assert!(code != 3 || told.err.contains(r"it is for \u{1b}[2J"), "{told:?}");
+    }
+}
+
 const MENU: &str = "DEFAULT two\nINCLUDE entries.cfg\n";
 const ENTRIES: &str = "LABEL one\n  KERNEL memdisk\n  INITRD dos.img\nLABEL two\n  LINUX ../odd/kernel\n  INITRD ucode,/odd/initrd\n\
                        \x20 APPEND root=live:CDLABEL=ODD quiet\n";
