@@ -381,6 +381,7 @@ mod tests {
             plan.cards.push(card);
             plan.medium = Some(Disk {
                 path: "/m.iso".into(),
+                is_block: true,
                 format: Format::Raw,
                 driver: vec![],
                 boot_order: None,
@@ -393,6 +394,8 @@ mod tests {
                 Blueprint::read(&Domain::parse(&blueprint).unwrap()).unwrap()
             };
             let (first, kept) = (read(Step::Install), read(Step::Permanent));
+            let text = plan.document(Step::Install).unwrap().to_string();
+            assert!(text.contains("<disk type='block'") && text.contains("<source dev='/m.iso'/>"), "{text}");
             let medium = &first.disks[1];
             assert_eq!((medium.path.to_str(), medium.target.as_str(), medium.read_only), (Some("/m.iso"), "vdb", true));
             assert_eq!(kept.disks.len(), 1);

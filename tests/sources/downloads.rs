@@ -227,6 +227,14 @@ fn what_passes_is_waited_for_and_what_does_not_is_told_at_once() {
         let fetcher = Fetcher::with(&server.url, patience(4)).unwrap();
         assert!(fetcher.exists(&format!("{}/x", server.url)).unwrap());
     }
+    // So is a list of sums, of which a half would be as bad as none.
+    let list = Server::new(|request, stream| {
+        head(stream, "200 OK", &["Content-Length: 8"]);
+        let _ = stream.write_all(if request.number < 2 { b"half" } else { b"a whole." });
+    });
+    let look = |tries| Fetcher::with(&list.url, patience(tries)).unwrap().text(&list.url);
+    assert!(look(2).unwrap_err().to_string().contains("so it was at 2 tries"));
+    assert_eq!(look(2).unwrap().as_deref(), Some("a whole."));
     for (status, exit, text) in [
         ("404 Not Found", Status::NotFound, "/kernel is not there"),
         ("403 Forbidden", Status::NotFound, "the server answered 403"),

@@ -133,6 +133,33 @@ fn a_medium_whose_files_are_not_those_that_it_lists() {
     }
 }
 
+#[test]
+fn a_cache_that_is_full_is_told_and_left_as_it_was() {
+    kiln_lab::needs_lab!(100, KILN, XORRISO);
+    let home = Home::new();
+    let cache = home.store("cache");
+    fs::create_dir_all(&cache).unwrap();
+    run("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs", cache.to_str().unwrap()]);
+    let large = vec![1; 3 << 20];
+    for (kernel, initrd) in [(&large[..], &b"i"[..]), (b"k", &large)] {
+        let files: [(&str, &[u8]); 2] = [("install.amd/vmlinuz", kernel), ("install.amd/initrd.gz", initrd)];
+        let from = folder(&home, "files", &files);
+        let image = xorriso(&home, &from, "medium.iso", &["-r"]);
+        let server = Server::of(&files);
+        let answer = home.file("answer.cfg", "the answer");
+        let before = home.files();
+        // In a folder the kernel is used where it lies, and the initrd if nothing goes into it.
+        let locations = [&image, &server.url, &home.text("files")];
+        for location in &locations[..if kernel.len() > 1 { 2 } else { 3 }] {
+            let words = ["--location", location.as_str(), "--initrd-inject", &answer, "--disk", "size=1"];
+            let told = home.kiln(&install(&words)).ends(1);
+            told.says(&["No space left on device", "> The cache's file system is full: free some space"]);
+            assert_eq!(home.files(), before, "something is left");
+        }
+    }
+    run("umount", &[cache.to_str().unwrap()]);
+}
+
 /// Debian's installer takes this file out of its initrd's root, and runs the command before it asks anything.
 const PRESEED: &str =
     "d-i preseed/early_command string (echo \"PRESEED RUN by $(uname -r)\") > /dev/ttyS0; poweroff -f\n";

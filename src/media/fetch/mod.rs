@@ -181,10 +181,16 @@ impl Fetcher {
     /// # Errors
     /// When the server can't be reached or fails.
     pub fn text(&self, url: &str) -> Result<Option<String>, Failure> {
-        let Some(response) = self.get(url)? else { return Ok(None) };
-        let mut bytes = Vec::new();
-        response.take(LONGEST_TEXT).read_to_end(&mut bytes).map_err(|e| chain(&e, url))?;
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        let mut pauses = self.patience.pauses.iter();
+        loop {
+            let Some(response) = self.get(url)? else { return Ok(None) };
+            let mut bytes = Vec::new();
+            match (response.take(LONGEST_TEXT).read_to_end(&mut bytes), pauses.next()) {
+                (Ok(_), _) => return Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+                (Err(_), Some(pause)) => std::thread::sleep(*pause),
+                (Err(error), None) => return Err(chain(&error, url).why(tried(self.patience.pauses.len()))),
+            }
+        }
     }
 
     /// Fetches files at the same time, each checked against its sum where it has one. Gives a line about each, in their
