@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::failure::{Failure, Status};
 use crate::media::fetch::Fetcher;
 use crate::media::iso::Iso;
-use crate::os::Tree;
+use crate::os::{Place, Tree};
 
 /// Longest text file that is read whole.
 const LONGEST_TEXT: u64 = 8 << 20;
@@ -100,8 +100,12 @@ impl Tree for Location {
         }
     }
 
-    fn is_far(&self) -> bool {
-        matches!(self, Self::Server { .. })
+    fn place(&self) -> Place {
+        match self {
+            Self::Folder(_) => Place::Folder,
+            Self::Server { .. } => Place::Server,
+            Self::Medium(_) => Place::Medium,
+        }
     }
 }
 

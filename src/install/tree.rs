@@ -16,7 +16,7 @@ use crate::media::fetch::Job;
 use crate::media::initrd::{Builder, Injection};
 use crate::media::iso::Iso;
 use crate::os::find::{self, Search};
-use crate::os::{Installer, Sums, System, Tree, paths};
+use crate::os::{Installer, Place, Sums, System, Tree, paths};
 use crate::plan::{Boot, Disk};
 
 /// A tree in which an installer was found.
@@ -81,7 +81,7 @@ fn unknown(wish: &TreeWish, location: &Location, reasons: Vec<String>) -> Failur
             .advise("Or name them: --location TREE,kernel=PATH,initrd=PATH"),
     };
     failure.causes.extend(reasons);
-    if location.is_far() && wish.location.to_ascii_lowercase().ends_with(".iso") {
+    if location.place() == Place::Server && wish.location.to_ascii_lowercase().ends_with(".iso") {
         failure = failure.advise("An ISO image is to be downloaded first; then --location FILE.");
     }
     failure
@@ -107,7 +107,9 @@ impl Found {
         let lies = |path: &str| self.location.name(path);
         let folder = folder(store, machine);
         // Nobody has seen a server's file here yet.
-        let shows = |name: &str, path: &str| if self.location.is_far() { lies(path) } else { folder.join(name) };
+        let shows = |name: &str, path: &str| {
+            if self.location.place() == Place::Server { lies(path) } else { folder.join(name) }
+        };
         let kernel = &self.installer.kernel;
         let initrd = self.installer.initrd.first().map_or("", String::as_str);
         Boot {
@@ -215,7 +217,7 @@ impl Found {
 
     // All of its pieces and what is injected, in one file.
     fn initrd(&self, folder: &Path, to: &Path) -> Result<(), Failure> {
-        if self.location.is_far() && self.injection.is_empty() && self.installer.initrd.len() == 1 {
+        if self.location.place() == Place::Server && self.injection.is_empty() && self.installer.initrd.len() == 1 {
             return fs::rename(piece(folder, 0), to)
                 .map_err(|e| Failure::new(Status::Failed, format!("{} can't be written", to.display())).because(&e));
         }

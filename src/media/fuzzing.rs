@@ -12,7 +12,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::iso::Iso;
 use crate::failure::Failure;
-use crate::os::{Tree, find};
+use crate::os::{Place, Tree, find};
 
 /// Where volume descriptors begin, in bytes: what stands before is the loader's, and no part of an input.
 pub const SYSTEM_AREA: u64 = 16 * 2048;
@@ -27,8 +27,8 @@ impl Tree for Image {
     fn text(&self, path: &str) -> Result<Option<String>, Failure> {
         self.0.text(path)
     }
-    fn is_far(&self) -> bool {
-        false
+    fn place(&self) -> Place {
+        Place::Medium
     }
 }
 
@@ -57,8 +57,8 @@ impl Tree for Texts {
         assert!(!path.split('/').any(|part| part == "..") && !path.starts_with('/'), "{path} leads out");
         Ok(self.0.get(path).cloned())
     }
-    fn is_far(&self) -> bool {
-        false
+    fn place(&self) -> Place {
+        Place::Medium
     }
 }
 

@@ -3,7 +3,7 @@
 use super::menu::Entry;
 use super::tree::{CANDIDATES, listed_sum};
 use super::treeinfo::Problem;
-use super::{Installer, Sums, System, Tree, menu, paths, treeinfo};
+use super::{Installer, Place, Sums, System, Tree, menu, paths, treeinfo};
 use crate::failure::{Failure, Status};
 
 /// Words of a medium's own menu that its initrd needs to find the medium again, by their beginnings. The others choose
@@ -51,7 +51,7 @@ pub fn find(tree: &dyn Tree) -> Result<Search, Failure> {
             return Ok(Search::Found(installer));
         }
     }
-    if tree.is_far() {
+    if tree.place() == Place::Server {
         return Ok(Search::Nothing(reasons));
     }
     by_menu(tree, reasons)
@@ -72,9 +72,9 @@ fn check(tree: &dyn Tree, name: &str, installer: &Installer) -> Result<(), Failu
     Ok(())
 }
 
-// The words by which a medium's own menu makes this kernel find the medium.
+// The words by which a medium's own menu makes this kernel find the medium. Of a folder or server there is none to find.
 fn own_words(tree: &dyn Tree, kernel: &str) -> Result<Vec<String>, Failure> {
-    if tree.is_far() {
+    if tree.place() != Place::Medium {
         return Ok(Vec::new());
     }
     let menus = menu::read(tree)?;
@@ -157,8 +157,8 @@ pub(super) mod testing {
         fn text(&self, path: &str) -> Result<Option<String>, Failure> {
             Ok(self.0.get(path).cloned())
         }
-        fn is_far(&self) -> bool {
-            false
+        fn place(&self) -> Place {
+            Place::Medium
         }
     }
 }

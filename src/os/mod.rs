@@ -26,8 +26,19 @@ pub trait Tree {
     /// When that can't be found out.
     fn text(&self, path: &str) -> Result<Option<String>, Failure>;
 
-    /// Every look costs the time of a network.
-    fn is_far(&self) -> bool;
+    /// What it is.
+    fn place(&self) -> Place;
+}
+
+/// Kinds of trees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A folder of this host.
+    Folder,
+    /// A server, where every look costs the time of a network.
+    Server,
+    /// An install medium, which the guest has as well.
+    Medium,
 }
 
 /// The system whose installer was found.

@@ -176,6 +176,9 @@ fn a_known_medium_gets_the_words_that_find_it() {
     let image = iso(&home, "fedora.iso", &files);
     let told = xml(&home, &["--location", &image]).ends(0);
     assert_eq!(cmdline(&told), "inst.stage2=hd:LABEL=F-40 rd.live.check console=ttyS0");
+    // The same files in a folder: there is no medium to find.
+    let told = xml(&home, &["--location", &home.text("fedora.iso.d")]).ends(0);
+    assert_eq!(cmdline(&told), "console=ttyS0");
     let told = xml(&home, &["--location", &image, "--extra-args", "inst.stage2=http://x/"]).ends(0);
     assert_eq!(cmdline(&told), "rd.live.check inst.stage2=http://x/ console=ttyS0");
 }
