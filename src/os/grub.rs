@@ -10,6 +10,8 @@ use crate::failure::Failure;
 /// Longest word after variables have been put in (they may name each other), and longest line.
 const LONGEST_WORD: usize = 4096;
 const LONGEST_LINE: usize = 16 * LONGEST_WORD;
+/// What stands for a variable of which nothing is known: GRUB may set it from what it finds.
+const UNKNOWN: char = '\0';
 /// Variables that are remembered.
 const MOST_VARIABLES: usize = 256;
 
@@ -68,7 +70,7 @@ impl Reading<'_> {
             "linux" | "linux16" | "linuxefi" => {
                 if let (Some(entry), Some((kernel, words))) = (self.entries.last_mut(), arguments.split_first()) {
                     entry.kernel = inside(kernel).unwrap_or_default();
-                    entry.words = words.to_vec();
+                    entry.words = words.iter().filter(|word| !word.contains(UNKNOWN)).cloned().collect();
                 }
             }
             "initrd" | "initrd16" | "initrdefi" => {
@@ -83,13 +85,13 @@ impl Reading<'_> {
     }
 }
 
-// A device in brackets is the medium itself.
+// A device in brackets is the medium itself, and what is unknown mostly nothing.
 fn inside(path: &str) -> Option<String> {
     let path = match path.strip_prefix('(') {
         Some(rest) => rest.split_once(')')?.1,
         None => path,
     };
-    paths::inside("", path)
+    paths::inside("", &path.replace(UNKNOWN, ""))
 }
 
 /// The words of a line, quotes taken away and variables put in. Comments and lone braces are none.
@@ -116,7 +118,8 @@ fn words(line: &str, variables: &BTreeMap<String, String>) -> Vec<String> {
                 if braced {
                     letters.next_if_eq(&'}');
                 }
-                word.get_or_insert_default().push_str(variables.get(&name).map_or("", String::as_str));
+                let value = variables.get(&name).map_or(UNKNOWN.to_string(), String::clone);
+                word.get_or_insert_default().push_str(&value);
             }
             ('#', None) if word.is_none() => break,
             (' ' | '\t' | '\r' | ';', None) => {
@@ -144,9 +147,9 @@ mod tests {
         let tree = Files::new(&[
             (
                 "boot/grub/grub.cfg",
-                "set default=\"1\"\nset where='/casper' # here\nsource $prefix/more.cfg\n\
-                 menuentry \"Try it\" --class os {\n\tset gfxpayload=keep\n\tlinux\t$where/vmlinuz layerfs=\"a b\" --- \\\n quiet\n\
-                 \tinitrd\t(cd0)/ucode.img ${where}/initrd\n}\n",
+                "probe --set id --fs-uuid $root\nset default=\"1\"\nset where='/casper' # here\nsource $prefix/more.cfg\n\
+                 menuentry \"Try it\" --class os {\n\tset gfxpayload=keep\n\tlinux\t$where/vmlinuz layerfs=\"a b\" from=UUID=${id} --- \\\n quiet\n\
+                 \tinitrd\t($root)/ucode.img ${where}/initrd\n}\n",
             ),
             (
                 "boot/grub/more.cfg",

@@ -45,7 +45,8 @@ impl Reading<'_> {
 
     fn line(&mut self, word: &str, rest: &str) -> Result<(), Failure> {
         match word {
-            "include" => self.include(rest)?,
+            // A menu of several files may hand over as well as include.
+            "include" | "config" => self.include(rest)?,
             "menu" => match rest.split_once(char::is_whitespace) {
                 Some((word, path)) if word.eq_ignore_ascii_case("include") => self.include(path)?,
                 _ if rest.eq_ignore_ascii_case("default") => {
@@ -139,12 +140,15 @@ mod tests {
 
     #[test]
     fn the_default_is_found_by_its_label() {
-        let tree = Files::new(&[(
-            "isolinux.cfg",
-            "default Two\nappend all=1\nlabel one\nkernel a\ninitrd i\nlabel two\nkernel b\nappend initrd=i x\n",
-        )]);
+        let tree = Files::new(&[
+            (
+                "isolinux.cfg",
+                "default Two\nappend all=1\nlabel one\nkernel a\ninitrd i\nlabel other\nconfig more.cfg\n",
+            ),
+            ("more.cfg", "label two\nkernel b\nappend initrd=i x\n"),
+        ]);
         let entries = read(&tree, "isolinux.cfg").unwrap();
-        assert_eq!(entries.iter().map(|e| e.is_default).collect::<Vec<_>>(), [false, true]);
-        assert_eq!((entries[0].words.join(" "), entries[1].words.join(" ")), ("all=1".into(), "x".into()));
+        assert_eq!(entries.iter().map(|e| e.is_default).collect::<Vec<_>>(), [false, false, true]);
+        assert_eq!((entries[0].words.join(" "), entries[2].words.join(" ")), ("all=1".into(), "x".into()));
     }
 }
