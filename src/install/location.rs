@@ -23,8 +23,8 @@ pub(super) enum Location {
     Medium(Box<Iso>),
 }
 
-/// Schemes of a server that kiln fetches from.
-pub(super) fn is_on_server(location: &str) -> bool {
+// Schemes of a server that kiln fetches from.
+fn is_on_server(location: &str) -> bool {
     location.starts_with("http://") || location.starts_with("https://")
 }
 

@@ -166,7 +166,8 @@ impl Wishes {
         let mut cmdline: Vec<&str> = added.iter().map(String::as_str).collect();
         cmdline.extend(Some(wish.extra.trim()).filter(|extra| !extra.is_empty()));
         // A machine without a screen needs its kernel to talk on the serial port.
-        let is_mute = self.vnc.is_none() && !wish.extra.contains("console=");
+        let talks = wish.extra.contains("console=") || added.iter().any(|word| word.starts_with(CONSOLE));
+        let is_mute = self.vnc.is_none() && !talks;
         cmdline.extend(is_mute.then_some(CONSOLE));
         let cmdline = cmdline.join(" ");
         if is_mute {

@@ -149,15 +149,14 @@ fn media_of_no_known_layout_are_found_by_their_menus() {
     }
     // Its kernel lies there, its initrd is to be put together.
     xml(&home, &["--location", &tree]).ends(0).says(&["/odd/kernel<", "cache/installs/web/initrd<"]);
-    let grub =
-        "set timeout=5\nmenuentry 'Live' {\n  linux /live/vmlinuz boot=live \"a=b c\"\n  initrd /live/initrd\n}\n";
+    let grub = "set timeout=5\nmenuentry 'Live' {\n  linux /live/vmlinuz boot=live \"a=b c\" console=ttyS0,115200\n  initrd /live/initrd\n}\n";
     let image = iso(
         &home,
         "grub.iso",
         &[("boot/grub/grub.cfg", grub.as_bytes()), ("live/vmlinuz", b"k"), ("live/initrd", b"i")],
     );
     let told = xml(&home, &["--location", &image]).ends(0);
-    assert_eq!(cmdline(&told).replace("&quot;", "\""), "boot=live \"a=b c\" console=ttyS0");
+    assert_eq!(cmdline(&told).replace("&quot;", "\""), "boot=live \"a=b c\" console=ttyS0,115200");
     // What the menu names must be there.
     let image = iso(&home, "gone.iso", &[("boot/grub/grub.cfg", grub.as_bytes()), ("live/vmlinuz", b"k")]);
     xml(&home, &["--location", &image]).ends(3).says(&["boot/grub/grub.cfg: live/initrd isn't there"]);
