@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::menu::{Entry, MOST_ENTRIES, MOST_FILES};
+use super::menu::{Entry, MOST_ENTRIES, MOST_FILES, MOST_TEXT};
 use super::{Tree, paths};
 use crate::failure::Failure;
 
@@ -18,13 +18,16 @@ const MOST_VARIABLES: usize = 256;
 struct Reading<'a> {
     tree: &'a dyn Tree,
     seen: BTreeSet<String>,
+    /// Bytes that may still be read.
+    left: usize,
     variables: BTreeMap<String, String>,
     entries: Vec<Entry>,
 }
 
 /// Reads the menu that begins in a file.
 pub(super) fn read(tree: &dyn Tree, path: &str) -> Result<Vec<Entry>, Failure> {
-    let mut reading = Reading { tree, seen: BTreeSet::new(), variables: BTreeMap::new(), entries: Vec::new() };
+    let mut reading =
+        Reading { tree, seen: BTreeSet::new(), left: MOST_TEXT, variables: BTreeMap::new(), entries: Vec::new() };
     // GRUB looks for a medium's files from its root.
     reading.variables.insert("prefix".into(), format!("/{}", paths::folder(path)));
     reading.file(path)?;
@@ -40,7 +43,8 @@ impl Reading<'_> {
         if self.seen.len() >= MOST_FILES || !self.seen.insert(path.to_owned()) {
             return Ok(());
         }
-        let Some(text) = self.tree.text(path)? else { return Ok(()) };
+        let Some(text) = self.tree.text(path)?.filter(|text| text.len() <= self.left) else { return Ok(()) };
+        self.left -= text.len();
         for line in text.replace("\\\r\n", " ").replace("\\\n", " ").lines() {
             let words = words(line, &self.variables);
             if let Some((command, arguments)) = words.split_first() {

@@ -3,8 +3,10 @@
 use super::{Tree, grub, syslinux};
 use crate::failure::Failure;
 
-/// Files of one menu that are read at most, and how deep they may name each other.
+/// Files of one menu that are read at most, and the bytes that they may have together.
 pub const MOST_FILES: usize = 64;
+/// See [`MOST_FILES`].
+pub const MOST_TEXT: usize = 1 << 20;
 /// Entries that are looked at.
 pub const MOST_ENTRIES: usize = 256;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::menu::{Entry, MOST_ENTRIES, MOST_FILES};
+use super::menu::{Entry, MOST_ENTRIES, MOST_FILES, MOST_TEXT};
 use super::{Tree, paths};
 use crate::failure::Failure;
 
@@ -11,6 +11,8 @@ struct Reading<'a> {
     /// Relative paths begin at the first file's folder, wherever the line stands.
     folder: &'a str,
     seen: BTreeSet<String>,
+    /// Bytes that may still be read.
+    left: usize,
     default: Option<String>,
     /// What stands before the first label is for all.
     common: Option<Vec<String>>,
@@ -20,7 +22,15 @@ struct Reading<'a> {
 /// Reads the menu that begins in a file.
 pub(super) fn read(tree: &dyn Tree, path: &str) -> Result<Vec<Entry>, Failure> {
     let folder = paths::folder(path);
-    let mut reading = Reading { tree, folder, seen: BTreeSet::new(), default: None, common: None, entries: Vec::new() };
+    let mut reading = Reading {
+        tree,
+        folder,
+        seen: BTreeSet::new(),
+        left: MOST_TEXT,
+        default: None,
+        common: None,
+        entries: Vec::new(),
+    };
     reading.file(path)?;
     let default = reading.default.as_deref();
     for entry in &mut reading.entries {
@@ -35,7 +45,8 @@ impl Reading<'_> {
         if self.seen.len() >= MOST_FILES || !self.seen.insert(path.to_owned()) {
             return Ok(());
         }
-        let Some(text) = self.tree.text(path)? else { return Ok(()) };
+        let Some(text) = self.tree.text(path)?.filter(|text| text.len() <= self.left) else { return Ok(()) };
+        self.left -= text.len();
         for line in text.lines() {
             let (word, rest) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
             self.line(&word.to_ascii_lowercase(), rest.trim())?;
@@ -136,6 +147,15 @@ mod tests {
         assert!(!entries[0].is_default && entries[1].is_default);
         assert_eq!(entries[1].initrd, ["isolinux/ucode.img", "install.amd/initrd.gz"]);
         assert_eq!(entries[1].words, ["fb=false"]);
+    }
+
+    #[test]
+    fn what_is_absurdly_long_is_passed_over() {
+        let long = "#".repeat(MOST_TEXT - 100);
+        let first = format!("include long.cfg\nlabel one\nkernel a\ninclude more.cfg\n{long}");
+        let tree = Files::new(&[("x.cfg", &first), ("long.cfg", &long), ("more.cfg", "label two\n")]);
+        let entries = read(&tree, "x.cfg").unwrap();
+        assert_eq!(entries.iter().map(|e| e.label.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::server::Server;
 
 const XZ: &str = "/usr/bin/xz";
 const GZIP: &str = "/usr/bin/gzip";
+const ZSTD: &str = "/usr/bin/zstd";
 
 /// The bytes as a program packs them.
 fn packed(program: &str, args: &[&str], bytes: &[u8]) -> Vec<u8> {
@@ -31,32 +32,38 @@ fn packed(program: &str, args: &[&str], bytes: &[u8]) -> Vec<u8> {
 const LOOKS: &str = "echo volume $(dd if=/dev/vdb bs=1 skip=32808 count=32 2>/dev/null).
     echo read-only $(cat /sys/block/vdb/ro).
     echo x 2>/dev/null > /dev/vdb || echo can not write.
-    echo injected $(cat /answer.cfg) and $(cat /early) mode $(stat -c %a /answer.cfg).
+    echo injected $(cat /answer.cfg) and $(cat /early), $(cat /late), mode $(stat -c %a /answer.cfg).
     echo words $(cat /proc/cmdline).
     reboot -f";
 
 #[test]
 fn a_guest_from_a_medium_sees_it_and_what_was_injected() {
-    kiln_lab::needs_kvm!(400, KILN, XORRISO, XZ, GZIP);
+    kiln_lab::needs_kvm!(400, KILN, XORRISO, XZ, GZIP, ZSTD);
     let home = Home::new();
     let stock = cloud_kernel().unwrap();
     let kernel = fs::read(&stock.bzimage).unwrap();
     let initrd = initramfs(&stock, &["virtio_pci", "virtio_blk"], LOOKS).unwrap();
     // Packed as distributions do, and of a length that four doesn't divide.
     let mut gzip = packed(GZIP, &["-1"], &initrd);
-    let early_file = home.file("early", "the early one");
-    let mut builder = Builder::new(&home.path("early.cpio")).unwrap();
-    builder.inject(&Injection::new(&[early_file.into()]).unwrap()).unwrap();
-    builder.finish().unwrap();
-    let early = packed(XZ, &["--check=crc32", "-1"], &fs::read(home.path("early.cpio")).unwrap());
+    let archive = |name: &str, text: &str| {
+        let file = home.file(name, text);
+        let path = home.path(&format!("{name}.cpio"));
+        let mut builder = Builder::new(&path).unwrap();
+        builder.inject(&Injection::new(&[file.into()]).unwrap()).unwrap();
+        builder.finish().unwrap();
+        fs::read(path).unwrap()
+    };
+    let early = packed(XZ, &["--check=crc32", "-1"], &archive("early", "the early one"));
+    let late = packed(ZSTD, &["-q", "-1"], &archive("late", "the late one"));
     // Zeros after an archive are nothing.
     while gzip.len().is_multiple_of(4) {
         gzip.push(0);
     }
-    let menu = "default x\nlabel x\nkernel /odd/kernel\nappend initrd=/odd/early,/odd/initrd from=menu\n";
-    let files: [(&str, &[u8]); 4] = [
+    let menu = "default x\nlabel x\nkernel /odd/kernel\nappend initrd=/odd/early,/odd/initrd,/odd/late from=menu\n";
+    let files: [(&str, &[u8]); 5] = [
         ("odd/kernel", &kernel),
         ("odd/early", &early),
+        ("odd/late", &late),
         ("odd/initrd", &gzip),
         ("isolinux/isolinux.cfg", menu.as_bytes()),
     ];
@@ -72,7 +79,7 @@ fn a_guest_from_a_medium_sees_it_and_what_was_injected() {
         "volume KILN_MEDIUM .",
         "read-only 1.",
         "can not write.",
-        "injected the answer and the early one mode 640.",
+        "injected the answer and the early one, the late one, mode 640.",
         "words from=menu mine=1 quiet console=ttyS0.",
     ] {
         assert!(told.out.contains(said), "{said:?} is not said by the guest: {}\n{}", told.out, told.err);
@@ -97,13 +104,13 @@ fn a_guest_from_a_medium_sees_it_and_what_was_injected() {
     let location = format!("{},kernel=odd/kernel,initrd=odd/initrd", server.url);
     let words = ["--name", "net", "--location", &location, "--initrd-inject", &answer, "--disk", "size=0.01"];
     let told = home.kiln(&install(&[&words[..], &["--autoconsole", "text"]].concat())).ends(0);
-    assert!(told.out.contains("injected the answer and mode 640."), "{}\n{}", told.out, told.err);
+    assert!(told.out.contains("injected the answer and , , mode 640."), "{}\n{}", told.out, told.err);
     assert!(told.out.contains("volume .") && told.out.contains("words console=ttyS0."), "{}", told.out);
     // And in a folder, whose files stay as they are.
     let location = format!("{},kernel=odd/kernel,initrd=odd/initrd", home.text("files"));
     let words = ["--name", "near", "--location", &location, "--initrd-inject", &answer, "--disk", "none"];
     let told = home.kiln(&install(&[&words[..], &["--autoconsole", "text"]].concat())).ends(0);
-    assert!(told.out.contains("injected the answer and mode 640."), "{}\n{}", told.out, told.err);
+    assert!(told.out.contains("injected the answer and , , mode 640."), "{}\n{}", told.out, told.err);
     assert!(fs::read(home.path("files/odd/initrd")).unwrap() == gzip, "the tree was changed");
     assert!(!home.files().iter().any(|path| path.starts_with(home.store("cache"))), "{:?}", home.files());
 }

@@ -25,6 +25,7 @@ pub const FOR_TESTS: &[&str] = &[
     "xdotool",
     "xorriso",
     "xz-utils",
+    "zstd",
     "xvfb",
 ];
 
