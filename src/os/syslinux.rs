@@ -151,9 +151,13 @@ mod tests {
 
     #[test]
     fn what_is_absurdly_long_is_passed_over() {
-        let long = "#".repeat(MOST_TEXT - 100);
-        let first = format!("include long.cfg\nlabel one\nkernel a\ninclude more.cfg\n{long}");
-        let tree = Files::new(&[("x.cfg", &first), ("long.cfg", &long), ("more.cfg", "label two\n")]);
+        let padding = "#".repeat(MOST_TEXT - 100);
+        let first = format!("include long.cfg\nlabel one\nkernel a\ninclude more.cfg\n{padding}");
+        let tree = Files::new(&[
+            ("x.cfg", &first),
+            ("long.cfg", &format!("label long\n{padding}")),
+            ("more.cfg", "label two\n"),
+        ]);
         let entries = read(&tree, "x.cfg").unwrap();
         assert_eq!(entries.iter().map(|e| e.label.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     }
