@@ -131,6 +131,7 @@ fn a_medium_without_an_installer() {
     let from = home.path("data.iso.d");
     let bridge = home.text("bridge.iso");
     run(GENISOIMAGE, &["-quiet", "-udf", "-o", &bridge, from.to_str().unwrap()]);
+    assert_eq!(content(&bridge, "readme.txt"), b"hello");
     refused(&home, &bridge, 3, &["there is no installer", "the volume has UDF files as well"]);
 }
 
@@ -164,6 +165,7 @@ fn a_medium_that_is_a_disk_as_well() {
     let boot = ["-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4"];
     let image = xorriso(&home, &from, "hybrid.iso", &[&options[..], &boot, &["-boot-info-table"]].concat());
     assert_eq!(fs::read(&image).unwrap()[510..512], [0x55, 0xaa], "it is no hybrid");
+    assert_eq!(content(&image, "install.amd/vmlinuz"), b"kernel");
     let told = home.kiln(&install(&["--location", &image, "--disk", "size=1", "--print-xml", "1"])).ends(0);
     told.says(&["cache/installs/web/linux", "cache/installs/web/initrd", "hybrid.iso", "dev='vdb'", "<readonly/>"]);
     let told = home.kiln(&install(&["--location", &image, "--disk", "size=1", "--print-xml", "2"])).ends(0);
