@@ -1,6 +1,7 @@
 //! `kiln install`: words become wishes; what follows from them is [`crate::plan`]'s and [`crate::install`]'s.
 
 mod disk;
+mod source;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +12,7 @@ use clap::Args;
 use super::suboptions::Suboptions;
 use super::{network, print, size, suggest};
 use crate::failure::{Failure, Status};
-use crate::install::{self, Afterwards, Source, Watch, Wishes};
+use crate::install::{self, Afterwards, Watch, Wishes};
 use crate::plan::{self, template};
 use crate::runner::blueprint::{Vnc, is_port};
 use crate::runner::keymap::{LAYOUTS, Layout};
@@ -19,6 +20,7 @@ use crate::runner::keymap::{LAYOUTS, Layout};
 const EXAMPLES: &str = "\
 Examples:
   kiln install --name web --memory 2G --disk size=20 --location URL-OF-A-DEBIAN-TREE
+  kiln install --name debian --memory 2G --disk size=20 --location debian-12-netinst.iso --graphics vnc
   kiln install --name own --memory 512 --disk none --network none --graphics none --import \\
       --boot kernel=vmlinuz,initrd=initrd.img,kernel_args=console=ttyS0";
 
@@ -44,12 +46,16 @@ pub(super) struct Install {
     /// Without any disk
     #[arg(long)]
     nodisks: bool,
-    /// An install tree: a folder or an http(s) URL
-    #[arg(short, long, value_name = "FOLDER|URL")]
+    /// An installer: the ISO image of its medium, or the folder or http(s) URL of an install tree; with kernel= and initrd=
+    /// by their paths in it
+    #[arg(short, long, value_name = "ISO|FOLDER|URL[,kernel=,initrd=]")]
     location: Option<String>,
     /// More words for the installer's kernel
     #[arg(short = 'x', long, value_name = "WORDS", allow_hyphen_values = true)]
     extra_args: Vec<String>,
+    /// A file for the root of the installer's initrd, once per file (an answer file, for example)
+    #[arg(long, value_name = "FILE")]
+    initrd_inject: Vec<PathBuf>,
     /// No installer: boot what is there
     #[arg(long)]
     import: bool,
@@ -122,7 +128,13 @@ impl Install {
             vcpus,
             topology,
             disks: disk::wishes(&self.disk, self.nodisks)?,
-            source: source(self.location, self.import, self.boot.as_deref(), &self.extra_args)?,
+            source: source::source(source::Words {
+                location: self.location,
+                extra: self.extra_args,
+                inject: self.initrd_inject,
+                import: self.import,
+                boot: self.boot,
+            })?,
             networks: network::networks(&self.network)?,
             vnc,
             os: self.osinfo.filter(|os| os != "none"),
@@ -173,46 +185,6 @@ fn vcpus(text: Option<&str>) -> Result<(u32, Option<[u32; 4]>), Failure> {
 
 fn not_yet(what: &str, why: &str) -> Failure {
     Failure::new(Status::Usage, format!("not yet: {what}")).why(why)
-}
-
-fn source(location: Option<String>, import: bool, boot: Option<&str>, extra: &[String]) -> Result<Source, Failure> {
-    let kernel = boot.map(boot_options).transpose()?;
-    if location.is_none() && !extra.is_empty() {
-        return Err(Failure::new(
-            Status::Usage,
-            "--extra-args goes with --location: its words are for an installer's kernel",
-        )
-        .advise("With --boot they stand in it: --boot kernel=FILE,kernel_args=WORDS"));
-    }
-    match (location, import, kernel) {
-        (Some(location), false, None) => Ok(Source::Tree { location, extra: extra.join(" ") }),
-        (Some(_), true, _) => Err(Failure::new(Status::Usage, "--location and --import exclude each other")),
-        (Some(_), false, Some(_)) => Err(not_yet(
-            "--location with --boot",
-            "the installed system boots by firmware, which kiln doesn't have yet",
-        )),
-        (None, _, Some((kernel, initrd, cmdline))) => Ok(Source::Kernel { kernel, initrd, cmdline }),
-        (None, true, None) => Err(crate::runner::blueprint::needs_firmware()),
-        (None, false, None) => Err(Failure::new(Status::Usage, "nothing says what to install or boot")
-            .advise("An install tree: --location FOLDER|URL")
-            .advise("A kernel: --import --boot kernel=FILE,initrd=FILE,kernel_args=…")),
-    }
-}
-
-fn boot_options(text: &str) -> Result<(PathBuf, Option<PathBuf>, String), Failure> {
-    let mut options = Suboptions::parse("--boot", None, text);
-    let kernel = options.take("kernel");
-    let initrd = options.take("initrd").map(PathBuf::from);
-    let cmdline = options.take("kernel_args").or_else(|| options.take("cmdline")).unwrap_or_default();
-    for firmware in ["hd", "cdrom", "network", "fd", "uefi", "loader", "nvram", "menu", "firmware"] {
-        if options.take(firmware).is_some() {
-            return Err(not_yet(&format!("--boot {firmware}"), "kiln has no firmware so far")
-                .advise("Boot a kernel directly: --boot kernel=FILE,initrd=FILE,kernel_args=…"));
-        }
-    }
-    options.finish(&["kernel", "initrd", "kernel_args"], &["dtb", "machine", "init", "smbios.mode", "emulator"])?;
-    let kernel = kernel.ok_or_else(|| Failure::new(Status::Usage, format!("--boot {text}: kernel= is missing")))?;
-    Ok((kernel.into(), initrd, cmdline))
 }
 
 fn graphics(texts: &[String], small: bool) -> Result<Option<Vnc>, Failure> {

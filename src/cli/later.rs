@@ -11,7 +11,6 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--install", "a catalogue of systems is not there"),
     ("--unattended", "answer files are not there"),
     ("--cloud-init", "answer files are not there"),
-    ("--initrd-inject", "answer files are not there"),
     ("--cpu", "CPU models are not there; guests get the host's"),
     ("--virt-type", "every machine is of type kvm"),
     ("--connect", "there is one store per user so far"),

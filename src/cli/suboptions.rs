@@ -14,7 +14,9 @@ impl Suboptions {
     pub(super) fn parse(option: &'static str, bare: Option<&str>, text: &str) -> Self {
         let mut pairs = Vec::new();
         for (number, part) in split(text).into_iter().enumerate().filter(|(_, part)| !part.is_empty()) {
-            match (part.split_once('='), bare) {
+            // A path or URL may have the sign in it; a key has no slash before it.
+            let pair = part.split_once('=').filter(|(key, _)| number > 0 || !key.contains('/'));
+            match (pair, bare) {
                 (Some((key, value)), _) => pairs.push((key.to_owned(), Some(value.to_owned()))),
                 (None, Some(bare)) if number == 0 => pairs.push((bare.to_owned(), Some(part))),
                 (None, _) => pairs.push((part, None)),
@@ -115,6 +117,11 @@ mod tests {
         assert_eq!(options.take_number::<u32>("size").unwrap(), Some(2));
         assert_eq!(options.take_flag("readonly").unwrap(), Some(true));
         assert_eq!(options.take("x").as_deref(), Some(r"\y"));
+        let mut url = Suboptions::parse("--location", Some("location"), "http://a/?b=c,kernel=/d=e");
+        assert_eq!(
+            (url.take("location").as_deref(), url.take("kernel").as_deref()),
+            (Some("http://a/?b=c"), Some("/d=e"))
+        );
         options.finish(&[], &[]).unwrap();
     }
 

@@ -111,7 +111,7 @@ fn text(running: &Running, limit: Option<Duration>) -> Result<bool, Failure> {
 fn end(wishes: &Wishes, store: &Store) -> Result<ExitCode, Failure> {
     let name = &wishes.name;
     let ending = last_ending(store.folders(), name);
-    let installed = matches!(wishes.source, super::Source::Tree { .. });
+    let installed = matches!(wishes.source, super::Source::Tree(_));
     match ending.as_ref().map(|e| e.reason.as_str()) {
         Some("reboot") if installed => {
             eprintln!("The installer has restarted {name:?}, which is now shut off.");

@@ -5,6 +5,7 @@
 
 pub(crate) mod disk;
 mod finish;
+mod location;
 pub(crate) mod network;
 mod tree;
 pub(crate) mod undo;
@@ -21,7 +22,7 @@ use parking_lot::Mutex;
 
 use crate::failure::{Failure, Status};
 use crate::machine::{Store, lock, name, store};
-use crate::plan::{self, Boot, NetworkWish, Plan, Step, template};
+use crate::plan::{self, Boot, Disk, NetworkWish, Plan, Step, template};
 use crate::runner::blueprint::{Blueprint, Vnc};
 use crate::runner::start;
 pub(crate) use network::fresh as fresh_mac;
@@ -52,16 +53,24 @@ pub struct DiskWish {
     pub boot_order: Option<u32>,
 }
 
+/// An installer as it was asked for.
+#[derive(Debug, Clone)]
+pub struct TreeWish {
+    /// Folder, ISO image or URL.
+    pub location: String,
+    /// Paths of kernel and initrd in it, where it isn't to be searched.
+    pub files: Option<(String, String)>,
+    /// More words for the kernel.
+    pub extra: String,
+    /// Files for the root of its initrd.
+    pub inject: Vec<PathBuf>,
+}
+
 /// Where the first boot's kernel comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// An install tree.
-    Tree {
-        /// Folder or URL.
-        location: String,
-        /// More words for the kernel.
-        extra: String,
-    },
+    /// An installer, out of a tree or from a medium.
+    Tree(TreeWish),
     /// Files; every boot loads them.
     Kernel {
         /// Kernel.
@@ -125,10 +134,10 @@ pub struct Wishes {
 const CONSOLE: &str = "console=ttyS0";
 
 impl Wishes {
-    fn plan(&self, store: &Store, installer: Option<Boot>) -> Result<Plan, Failure> {
+    fn plan(&self, store: &Store, installer: Option<Boot>, medium: Option<Disk>) -> Result<Plan, Failure> {
         name::check(&self.name)?;
         let boot = match &self.source {
-            Source::Tree { .. } => None,
+            Source::Tree(_) => None,
             Source::Kernel { kernel, initrd, cmdline } => {
                 let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
                 Some(Boot { kernel: absolute(kernel), initrd: initrd.as_ref().map(absolute), cmdline: cmdline.clone() })
@@ -147,21 +156,46 @@ impl Wishes {
             host_loopback: self.networks.iter().any(|wish| wish.host_loopback),
             vnc: self.vnc.clone(),
             install: installer,
+            medium,
             boot,
             os: self.os.as_deref().map(|os| format!("http://libosinfo.org/linux/{os}")),
         })
     }
 
-    /// Whether the installer is to be fetched.
-    fn fetches(&self) -> bool {
-        matches!(&self.source, Source::Tree { location, .. } if tree::is_on_server(location))
+    /// The installer, where one is to boot.
+    fn installer(&self) -> Result<Option<Installer>, Failure> {
+        let Source::Tree(wish) = &self.source else { return Ok(None) };
+        let found = tree::find(wish)?;
+        let mut added = found.words(&wish.extra);
+        let mut cmdline: Vec<&str> = added.iter().map(String::as_str).collect();
+        cmdline.extend(Some(wish.extra.trim()).filter(|extra| !extra.is_empty()));
+        // A machine without a screen needs its kernel to talk on the serial port.
+        let talks = wish.extra.contains("console=") || added.iter().any(|word| word.starts_with(CONSOLE));
+        let is_mute = self.vnc.is_none() && !talks;
+        cmdline.extend(is_mute.then_some(CONSOLE));
+        let cmdline = cmdline.join(" ");
+        if is_mute {
+            added.push(format!("{CONSOLE} (the machine has no screen)"));
+        }
+        Ok(Some(Installer { found, cmdline, added }))
+    }
+}
+
+/// The installer that the first boot starts.
+struct Installer {
+    found: tree::Found,
+    cmdline: String,
+    /// Words in it that kiln has added, for people.
+    added: Vec<String>,
+}
+
+impl Installer {
+    fn boot(&self, store: &Store, wishes: &Wishes) -> Boot {
+        self.found.boot(store, &wishes.name, &self.cmdline)
     }
 
-    /// The installer's command line. A machine without a screen needs its kernel to talk on the serial port.
-    fn installer_cmdline(&self, extra: &str) -> (String, bool) {
-        let adds = self.vnc.is_none() && !extra.contains("console=");
-        let words = [extra.trim(), if adds { CONSOLE } else { "" }];
-        (words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" "), adds)
+    fn plan(&self, store: &Store, wishes: &Wishes) -> Result<Plan, Failure> {
+        wishes.plan(store, Some(self.boot(store, wishes)), self.found.medium())
     }
 }
 
@@ -171,14 +205,7 @@ impl Wishes {
 /// When the wishes can't be met, or `which` names no document.
 pub fn xml(wishes: &Wishes, which: &str) -> Result<String, Failure> {
     let store = Store::here()?;
-    let installer = match &wishes.source {
-        Source::Tree { location, extra } => {
-            let found = tree::find(location)?;
-            Some(found.names(&wishes.installer_cmdline(extra).0))
-        }
-        Source::Kernel { .. } => None,
-    };
-    let plan = wishes.plan(&store, installer)?;
+    let plan = draft(wishes, &store, wishes.installer()?.as_ref())?;
     let first = plan.document(Step::Install)?.to_string();
     let kept = plan.document(Step::Permanent)?.to_string();
     match (which, plan.install.is_some()) {
@@ -196,33 +223,37 @@ pub fn xml(wishes: &Wishes, which: &str) -> Result<String, Failure> {
 /// When the wishes can't be met.
 pub fn check(wishes: &Wishes) -> Result<(), Failure> {
     let store = Store::here()?;
-    let plan = prepared(wishes, &store)?;
-    rehearse(wishes, &plan)
+    free(wishes, &store)?;
+    rehearse(wishes, &store, wishes.installer()?.as_ref())
+}
+
+// With the names that files have now or will have.
+fn draft(wishes: &Wishes, store: &Store, installer: Option<&Installer>) -> Result<Plan, Failure> {
+    match installer {
+        Some(installer) => installer.plan(store, wishes),
+        None => wishes.plan(store, None, None),
+    }
 }
 
 // Before anything is fetched or made.
-fn rehearse(wishes: &Wishes, plan: &Plan) -> Result<(), Failure> {
+fn rehearse(wishes: &Wishes, store: &Store, installer: Option<&Installer>) -> Result<(), Failure> {
+    let plan = draft(wishes, store, installer)?;
     let mut document = plan.document(Step::Install)?;
     addresses(&mut document)?;
     let blueprint = Blueprint::read(&document)?;
     let comes_later = |path: &Path| {
-        let fetched =
-            plan.install.as_ref().is_some_and(|boot| boot.kernel == path || boot.initrd.as_deref() == Some(path));
-        fetched && wishes.fetches() || plan.disks.iter().any(|disk| disk.make.is_some() && disk.path == path)
+        let is_brought = match (installer, &plan.install) {
+            (Some(installer), Some(boot)) => installer.found.comes(boot, path),
+            _ => false,
+        };
+        is_brought || plan.disks.iter().any(|disk| disk.make.is_some() && disk.path == path)
     };
     start::rehearse(&blueprint, |path| !comes_later(path))
 }
 
-fn prepared(wishes: &Wishes, store: &Store) -> Result<Plan, Failure> {
+fn free(wishes: &Wishes, store: &Store) -> Result<(), Failure> {
     name::check(&wishes.name)?;
-    if store.has(&wishes.name) {
-        return Err(taken(&wishes.name));
-    }
-    let installer = match &wishes.source {
-        Source::Tree { location, extra } => Some(tree::find(location)?.names(&wishes.installer_cmdline(extra).0)),
-        Source::Kernel { .. } => None,
-    };
-    wishes.plan(store, installer)
+    if store.has(&wishes.name) { Err(taken(&wishes.name)) } else { Ok(()) }
 }
 
 /// That a name is another machine's.
@@ -243,10 +274,7 @@ fn addresses(document: &mut Domain) -> Result<(), Failure> {
 /// When a step fails; those before it are undone.
 pub fn run(wishes: &Wishes) -> Result<ExitCode, Failure> {
     let store = Store::here()?;
-    name::check(&wishes.name)?;
-    if store.has(&wishes.name) {
-        return Err(taken(&wishes.name));
-    }
+    free(wishes, &store)?;
     let undo = Undo::begin(&wishes.name)?;
     match make(wishes, &store, &undo) {
         Ok((record, blueprint)) => finish::follow(wishes, &store, &record, &blueprint),
@@ -263,23 +291,24 @@ fn make(wishes: &Wishes, store: &Store, undo: &Undo) -> Result<(start::Record, B
         let held = ours.clone();
         Ok((ours, Box::new(move || drop(held.lock().take()))))
     })?;
-    rehearse(wishes, &prepared(wishes, store)?)?;
-    let (installer, added) = match &wishes.source {
-        Source::Tree { location, extra } => {
-            let (cmdline, added) = wishes.installer_cmdline(extra);
-            (Some(tree::fetch(store, &wishes.name, location, &cmdline, undo)?), added)
+    let installer = wishes.installer()?;
+    rehearse(wishes, store, installer.as_ref())?;
+    let plan = match &installer {
+        Some(installer) => {
+            let boot = installer.found.fetch(store, &wishes.name, &installer.cmdline, undo)?;
+            for words in &installer.added {
+                eprintln!("added to the kernel's command line: {words}");
+            }
+            wishes.plan(store, Some(boot), installer.found.medium())?
         }
-        Source::Kernel { .. } => (None, false),
+        None => wishes.plan(store, None, None)?,
     };
-    if added {
-        eprintln!("added to the kernel's command line: {CONSOLE} (the machine has no screen)");
-    }
-    let plan = wishes.plan(store, installer)?;
     let (mut first, mut kept) = (plan.document(Step::Install)?, plan.document(Step::Permanent)?);
     addresses(&mut first)?;
     addresses(&mut kept)?;
     let blueprint = Blueprint::read(&first)?;
     blueprint.warnings.iter().for_each(|warning| eprintln!("note: {warning}"));
+    tell_medium(&plan, &blueprint);
     for disk in &plan.disks {
         disk::make(store, disk, undo)?;
     }
@@ -288,6 +317,20 @@ fn make(wishes: &Wishes, store: &Store, undo: &Undo) -> Result<(start::Record, B
     drop(reservation.lock().take());
     tree::forget(store, &wishes.name);
     Ok(started)
+}
+
+fn tell_medium(plan: &Plan, blueprint: &Blueprint) {
+    let Some(medium) = &plan.medium else { return };
+    let name = medium.path.display();
+    match blueprint.disks.iter().rev().find(|disk| disk.path == medium.path && disk.read_only) {
+        Some(disk) => {
+            eprintln!(
+                "{:<8}{name} is {} of the first boot, read-only (machines have no CD drive yet)",
+                "medium", disk.target
+            );
+        }
+        None => eprintln!("note: the template {:?} has no place for a medium: {name} is not attached", plan.template),
+    }
 }
 
 fn define(wishes: &Wishes, store: &Store, document: &Domain) -> Result<((), Action), Failure> {

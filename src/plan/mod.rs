@@ -108,6 +108,8 @@ pub struct Plan {
     pub vnc: Option<Vnc>,
     /// What the first boot loads, when it isn't what every boot loads.
     pub install: Option<Boot>,
+    /// The medium that an installer goes on from: a disk of the first boot alone.
+    pub medium: Option<Disk>,
     /// What every boot loads.
     pub boot: Option<Boot>,
     /// libosinfo's id of the system.
@@ -139,6 +141,8 @@ struct View<'a> {
     topology: Option<TopologyView>,
     on_reboot: &'a str,
     disks: Vec<DiskView<'a>>,
+    /// After all others, so that they have the same places with it and without it.
+    medium: Option<DiskView<'a>>,
     cards: Vec<CardView>,
     host_loopback: bool,
     /// Devices have places in the boot order, which libvirt then takes alone.
@@ -198,7 +202,9 @@ impl Plan {
     /// # Errors
     /// When the template is unknown or doesn't give a domain.
     pub fn document(&self, step: Step) -> Result<Domain, Failure> {
-        self.filled(&self.values(step))
+        let domain = self.filled(&self.values(step))?;
+        self.check_kept(&domain, step)?;
+        Ok(domain)
     }
 
     /// The least that templates are filled with, for a look at what they make of it.
@@ -219,6 +225,7 @@ impl Plan {
             host_loopback: false,
             vnc: Some(Vnc::default()),
             install: None,
+            medium: None,
             boot: Some(Boot { kernel: "/vmlinuz".into(), initrd: None, cmdline: String::new() }),
             os: None,
         })
@@ -231,7 +238,7 @@ impl Plan {
             Step::Permanent => self.boot.as_ref(),
         };
         let path = |p: &PathBuf| p.to_string_lossy().into_owned();
-        let disks: Vec<DiskView<'_>> = self.disks.iter().enumerate().map(|(n, disk)| view(n, disk)).collect();
+        let disks: Vec<DiskView<'_>> = self.disks.iter().enumerate().map(|(n, disk)| view(n, n, disk)).collect();
         let cards: Vec<CardView> =
             self.cards.iter().enumerate().map(|(n, (card, mac))| card_view(disks.len() + n, card, mac)).collect();
         // One root port per PCIe device (disks, network cards and the entropy source), and the spare ones.
@@ -239,6 +246,8 @@ impl Plan {
         let orders = disks.iter().map(|disk| disk.boot_order).chain(cards.iter().map(|card| card.boot_order));
         let ordered = orders.flatten().next().is_some();
         let first = step == Step::Install && self.install.is_some();
+        let medium = self.medium.as_ref().filter(|_| first);
+        let medium = medium.map(|medium| view(disks.len(), disks.len() + cards.len(), medium));
         minijinja::Value::from(minijinja::value::Serde(View {
             name: &self.name,
             uuid: &self.uuid,
@@ -258,6 +267,7 @@ impl Plan {
             }),
             on_reboot: if first { "destroy" } else { "restart" },
             disks,
+            medium,
             ordered,
             cards,
             host_loopback: self.host_loopback,
@@ -279,12 +289,11 @@ impl Plan {
         let domain = Domain::parse(&rendered.text).map_err(|e| {
             Failure::new(Status::Failed, format!("the template {} gives no domain", self.template)).because(&e)
         })?;
-        self.check_kept(&domain)?;
         Ok(domain)
     }
 
     // A template of the user's own may leave out what was asked for.
-    fn check_kept(&self, domain: &Domain) -> Result<(), Failure> {
+    fn check_kept(&self, domain: &Domain, step: Step) -> Result<(), Failure> {
         let refuse = |what: String| {
             Failure::new(Status::Failed, format!("the template {} leaves out {what}", self.template))
                 .advise("kiln template show default shows how it is written.")
@@ -298,21 +307,22 @@ impl Plan {
             let path = path.to_string_lossy();
             sources.iter().any(|s| s.attributes().any(|(key, value)| matches!(key, "file" | "dev") && value == path))
         };
-        match self.disks.iter().find(|disk| !has(&disk.path)) {
+        let medium = self.medium.as_ref().filter(|_| step == Step::Install && self.install.is_some());
+        match self.disks.iter().chain(medium).find(|disk| !has(&disk.path)) {
             Some(disk) => Err(refuse(format!("the disk {}", disk.path.display()))),
             None => Ok(()),
         }
     }
 }
 
-fn view(number: usize, disk: &Disk) -> DiskView<'_> {
+fn view(number: usize, place: usize, disk: &Disk) -> DiskView<'_> {
     let (kind, attribute) = if disk.is_block { ("block", "dev") } else { ("file", "file") };
     DiskView {
         r#type: kind,
         attribute,
         path: disk.path.to_string_lossy().into_owned(),
         target: format!("vd{}", letters(number)),
-        slot: format!("{:#04x}", number + 2),
+        slot: format!("{:#04x}", place + 2),
         format: disk.format.name(),
         driver: &disk.driver,
         read_only: disk.read_only,
@@ -424,8 +434,42 @@ mod tests {
             host_loopback: false,
             vnc: Some(Vnc::default()),
             install: Some(Boot { kernel: "/k".into(), initrd: Some("/i".into()), cmdline: "a=\"b c\"".into() }),
+            medium: None,
             boot: None,
             os: None,
+        }
+    }
+
+    #[test]
+    fn a_medium_takes_nobodys_place() {
+        for template in ["default", "small"] {
+            let mut plan = plan(template);
+            plan.disks[0].boot_order = None;
+            let card = (Interface::default(), Mac::from([0x52, 0x54, 0, 1, 2, 3]));
+            plan.cards.push(card);
+            plan.medium = Some(Disk {
+                path: "/m.iso".into(),
+                is_block: true,
+                format: Format::Raw,
+                driver: vec![],
+                boot_order: None,
+                ..plan.disks[0].clone()
+            });
+            let read = |step| {
+                let mut document = plan.document(step).unwrap();
+                document.assign_addresses().unwrap();
+                let blueprint = document.to_string().replace("<boot dev='hd'/>", "<kernel>/k</kernel>");
+                Blueprint::read(&Domain::parse(&blueprint).unwrap()).unwrap()
+            };
+            let (first, kept) = (read(Step::Install), read(Step::Permanent));
+            let text = plan.document(Step::Install).unwrap().to_string();
+            assert!(text.contains("<disk type='block'") && text.contains("<source dev='/m.iso'/>"), "{text}");
+            let medium = &first.disks[1];
+            assert_eq!((medium.path.to_str(), medium.target.as_str(), medium.read_only), (Some("/m.iso"), "vdb", true));
+            assert_eq!(kept.disks.len(), 1);
+            assert_eq!(first.disks[0].address, kept.disks[0].address);
+            assert_eq!(first.cards[0].address, kept.cards[0].address);
+            assert!(medium.address != first.cards[0].address && medium.address != first.disks[0].address);
         }
     }
 

@@ -111,7 +111,6 @@ fn what_is_not_there_yet_is_named() {
         (&["--disk", "size=1,bus=sata"], "not yet: --disk bus=sata"),
         (&["--disk", "size=1,device=cdrom"], "not yet: --disk device=cdrom"),
         (&["--boot", "uefi"], "not yet: --boot uefi"),
-        (&["--location", "nfs://server/tree"], "not yet: nfs"),
         (&["--vcpus", "2,maxvcpus=4"], "not yet: --vcpus maxvcpus="),
     ];
     for (words, text) in rows {
@@ -177,7 +176,7 @@ fn a_kernel_that_is_not_there() {
     let boot = format!("kernel={}", home.path("").display());
     refused(&home, &["--boot", &boot], 1, &["the kernel", "it is a folder"]);
     refused(&home, &["--boot", "initrd=/x"], 2, &["--boot initrd=/x: kernel= is missing"]);
-    refused(&home, &[], 2, &["nothing says what to install or boot", "> An install tree: --location"]);
+    refused(&home, &[], 2, &["nothing says what to install or boot", "> An install tree or medium: --location"]);
 }
 
 #[test]
@@ -209,14 +208,24 @@ fn screens() {
 #[test]
 fn locations_that_lead_nowhere() {
     let home = Home::new();
-    refused(&home, &["--location", ""], 2, &["--location \"\": it is empty", "> Name a folder or an http(s) URL"]);
+    refused(
+        &home,
+        &["--location", ""],
+        2,
+        &["--location \"\": it is empty", "> Name a folder, an ISO image or an http(s) URL"],
+    );
     let folder = home.text("tree");
     refused(&home, &["--location", &folder], 3, &["there is no ", "/tree"]);
     fs::create_dir(&folder).unwrap();
     let texts = ["there is no install tree at", "1. neither kernel nor initrd", "> For Debian: the folder that holds"];
     refused(&home, &["--location", &folder], 3, &texts);
     let file = home.file("debian.iso", "CD001");
-    refused(&home, &["--location", &file], 2, &["not yet: --location", "install media (ISO)", "> Name the folder"]);
+    refused(
+        &home,
+        &["--location", &file],
+        2,
+        &["debian.iso is no install medium", "1. it is no ISO 9660 image", "> Name"],
+    );
 }
 
 #[test]

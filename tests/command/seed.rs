@@ -121,6 +121,7 @@ fn every_line_that_works_is_run() {
         ("DISK", home.file("disk.img", vec![0; 1 << 20])),
         ("KERNEL", guest::kernel()),
         ("INITRD", home.text("initrd")),
+        ("KS", home.file("ks.cfg", "text\n")),
         ("TREE", tree),
         ("URL", url),
         ("XML", home.file("new.xml", document(&home))),
