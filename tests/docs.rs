@@ -99,3 +99,17 @@ fn commands_in_pages_have_the_options_that_they_name() {
     }
     assert!(seen >= 3, "{seen}");
 }
+
+#[test]
+fn the_verbs_on_machines_have_the_options_that_their_rows_name() {
+    let mut seen = 0;
+    for row in page("docs/machines.md").lines().filter(|line| line.starts_with("| `kiln ")) {
+        // A row may be of more than one verb.
+        let verbs = row.split("kiln ").skip(1).filter_map(|rest| rest.split_whitespace().next());
+        let known: BTreeSet<String> = verbs.flat_map(|verb| options(&help(verb.trim_matches('`')))).collect();
+        let unknown: Vec<_> = options(row).difference(&known).cloned().collect();
+        assert!(unknown.is_empty(), "{row}: {unknown:?}");
+        seen += 1;
+    }
+    assert!(seen >= 20, "{seen}");
+}

@@ -55,7 +55,7 @@ fn what_a_template_cannot_be_filled_with_is_refused_and_nothing_stored() {
         (&file, &with("memory=\u{1}"), 2, &["--set memory=…", "U+0001", "XML can't hold"]),
         (&file, &with("a-b=1"), 2, &["--set a-b=…"]),
         (&file, &with("memory"), 2, &["NAME=VALUE is expected"]),
-        (&broken, &["--set", "name=a"], 1, &["defines no machine"]),
+        (&broken, &["--set", "name=a"], 1, &["the XML can't be a machine's definition"]),
         (&unclosed, &[], 1, &["unclosed.j2, line 1"]),
         (&network, &[], 1, &["the document is a <network>"]),
         (&plain, &["--set", "name=a"], 2, &["--set goes with a template"]),

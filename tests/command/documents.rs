@@ -86,7 +86,7 @@ fn what_is_kept_is_what_was_printed_with_addresses() {
         let line = install(&[&words[..], &["--noautoconsole"]].concat());
         let printed = home.kiln(&[&line[..], &["--print-xml"]].concat()).ends(0).out;
         home.kiln(&line).ends(0);
-        let kept = home.kiln(&["dumpxml", template]).ends(0).out;
+        let kept = home.kiln(&["dumpxml", template, "--inactive"]).ends(0).out;
         let mut wanted = Domain::parse(&printed).unwrap();
         let uuid = Domain::parse(&kept).unwrap().text("uuid").unwrap();
         wanted.root_mut().find_or_make("uuid").set_text(&uuid);

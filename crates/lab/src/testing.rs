@@ -15,6 +15,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
@@ -52,6 +53,37 @@ pub fn place() -> Result<Place> {
             let works = *WORKS.get_or_init(|| kiln_vmm::probe::run_default().is_ok_and(|trial| trial.passed()));
             Ok(if works { Place::Straight } else { Place::Lab })
         }
+    }
+}
+
+/// How long each test of hostile input goes on, in seconds.
+pub const HOSTILE_SECONDS: &str = "KILN_HOSTILE_SECONDS";
+/// Number of the first input.
+pub const HOSTILE_FIRST: &str = "KILN_HOSTILE_FIRST";
+
+/// Gives `body` the numbers of inputs, one after another: the first `few`, or as many as come in the time that
+/// [`HOSTILE_SECONDS`] says. The number of one that finds something is told.
+pub fn hostile(few: u64, body: impl Fn(u64)) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let end = number(HOSTILE_SECONDS).map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let first = number(HOSTILE_FIRST).unwrap_or(0);
+    let goes_on = |done: u64| end.map_or(done < few, |end| Instant::now() < end);
+    let mut done = 0;
+    while goes_on(done) {
+        let told = Told(first + done);
+        body(told.0);
+        std::mem::forget(told);
+        done += 1;
+    }
+    eprintln!("{done} inputs from {first} on");
+}
+
+// Tells the number when the body doesn't come to its end.
+struct Told(u64);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        eprintln!("input {}: {HOSTILE_FIRST}={} begins with it", self.0, self.0);
     }
 }
 

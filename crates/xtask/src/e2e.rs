@@ -1,9 +1,12 @@
 //! `cargo xtask e2e`: what takes too long for every change, run when its code changes.
 
 use std::process::{Command, ExitCode};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+
+use kiln_lab::testing::{HOSTILE_FIRST, HOSTILE_SECONDS};
 
 use crate::setup;
 
@@ -17,6 +20,7 @@ pub struct E2e {
 #[derive(Debug, Subcommand)]
 enum What {
     Powerfail(Powerfail),
+    Hostile(Hostile),
 }
 
 /// Cut the power of random histories of qcow2 images, and look at what is left
@@ -36,10 +40,51 @@ struct Powerfail {
     qemu_every: u64,
 }
 
+/// Give hostile frames to the user network, and hostile rings and requests to virtio devices
+///
+/// The same inputs as those of the tests, from another number on in each run; both at the same time.
+#[derive(Debug, Args)]
+struct Hostile {
+    /// How long
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// Number of the first input; by default one that the clock gives
+    #[arg(long)]
+    first: Option<u64>,
+}
+
+impl Hostile {
+    fn run(&self) -> Result<ExitCode> {
+        setup::ensure(setup::FOR_TESTS)?;
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() << 20);
+        let first = self.first.unwrap_or_else(clock);
+        let tests = |package: &str, more: &[&str]| {
+            let mut cargo = Command::new("cargo");
+            cargo.args(["test", "-p", package, "--lib"]).args(more);
+            cargo.env(HOSTILE_SECONDS, (self.minutes * 60).to_string()).env(HOSTILE_FIRST, first.to_string());
+            cargo
+        };
+        let packages = ["kiln", "kiln-vmm"];
+        for package in packages {
+            if !tests(package, &["--no-run"]).status().context("running cargo test")?.success() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        let run = |package| tests(package, &["--", "--nocapture", "that_sends_anything", "finds_nothing_in_rings"]).spawn();
+        let runs = packages.map(run);
+        let mut failed = false;
+        for run in runs {
+            failed |= !run.context("running cargo test")?.wait()?.success();
+        }
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
 impl E2e {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         match &self.what {
             What::Powerfail(powerfail) => powerfail.run(),
+            What::Hostile(hostile) => hostile.run(),
         }
     }
 }

@@ -149,17 +149,17 @@ mod tests {
 
     #[test]
     fn a_guest_that_sends_anything_finds_nothing() {
-        // xorshift64*, the same frames each time.
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut next = || {
-            state ^= state >> 12;
-            state ^= state << 25;
-            state ^= state >> 27;
-            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
-        };
-        for round in 0..400 {
-            let bytes: Vec<u8> = (0..200 + round * 8).map(|_| next()).collect();
+        kiln_lab::testing::hostile(400, |seed| {
+            // xorshift64*, the same frames for the same seed.
+            let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut next = || {
+                state ^= state >> 12;
+                state ^= state << 25;
+                state ^= state >> 27;
+                (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+            };
+            let bytes: Vec<u8> = (0..200 + seed % 400 * 8).map(|_| next()).collect();
             fuzz_frames(&bytes);
-        }
+        });
     }
 }

@@ -165,8 +165,6 @@ mod tests {
 
     #[test]
     fn a_driver_that_does_anything_finds_nothing_in_rings_and_requests() {
-        for seed in 0..20_000 {
-            fuzz_queue(&noise(seed, (seed % 1500) as usize));
-        }
+        kiln_lab::testing::hostile(20_000, |seed| fuzz_queue(&noise(seed, (seed % 1500) as usize)));
     }
 }
