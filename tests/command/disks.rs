@@ -228,7 +228,18 @@ fn a_host_that_fails_is_told_or_stops_the_machine_as_it_was_asked() {
         limit(&home, "1048576");
         console.types("dd if=/tmp/x of=/dev/vda bs=1M conv=fsync 2>/dev/null; echo wri''tten $?.\r");
         match policy {
-            "report" => drop(console.sees("written 1.")),
+            "report" => {
+                console.sees("written 1.");
+                // Cut short by somebody else: told to the guest and in the log, never read as zeros.
+                fs::File::options().write(true).open(home.text("report.img")).unwrap().set_len(4096).unwrap();
+                let said = asks(
+                    &mut console,
+                    "echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=1M count=8 2>&1",
+                );
+                assert!(said.contains("Input/output error"), "{said}");
+                let log = fs::read_to_string(home.store("state/machines/web/machine.log")).unwrap();
+                assert!(log.contains("the file ends at byte 4096: it was cut short while it was in use"), "{log}");
+            }
             "ignore" => drop(console.sees("written 0.")),
             _ => {
                 reason(&home, "paused (I/O error)");
@@ -246,6 +257,9 @@ fn a_host_that_fails_is_told_or_stops_the_machine_as_it_was_asked() {
         home.kiln(&["destroy", "web"]).ends(0);
         home.kiln(&["undefine", "web"]).ends(0);
         let written = fs::read(home.text(&format!("{policy}.img"))).unwrap();
+        if policy == "report" {
+            assert_eq!(written.len(), 4096, "what was cut is not written anew");
+        }
         let whole = written.iter().filter(|byte| **byte == b'X').count() == 4 << 20;
         assert_eq!(whole, policy == "stop", "{policy}");
     }

@@ -84,6 +84,25 @@ fn odd_lengths_are_padded_to_a_sector() {
 }
 
 #[test]
+fn a_file_that_is_cut_short_is_told_and_not_read_as_zeros() {
+    let (_folder, path) = image(1 << 20);
+    let disk = Raw::open(&path, Access::Write).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(6000).unwrap();
+    assert_eq!(read(&disk, 0, 6000), vec![0; 6000]);
+    let error = disk.read_at(&mut [IoSliceMut::new(&mut [0; 4096])], 4096).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(why, "the file ends at byte 6000: it was cut short while it was in use");
+    let error = disk.read_at(&mut [IoSliceMut::new(&mut [0; 4096])], 8192).unwrap_err();
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("ends at byte 6000"), "{error}");
+    file.set_len(1 << 20).unwrap();
+    assert_eq!(read(&disk, 8192, 4096), vec![0; 4096]);
+    // Its owner may cut it: what is behind then is no part of the disk.
+    disk.resize(4096).unwrap();
+    assert_eq!(read(&disk, 0, 4096), vec![0; 4096]);
+}
+
+#[test]
 fn ranges_outside_the_disk_are_refused_and_leave_it_as_it_was() {
     let (_folder, path) = image(4096);
     let disk = Raw::open(&path, Access::Write).unwrap();

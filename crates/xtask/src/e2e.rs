@@ -70,7 +70,8 @@ impl Hostile {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        let run = |package| tests(package, &["--", "--nocapture", "that_sends_anything", "finds_nothing_in_rings"]).spawn();
+        let run =
+            |package| tests(package, &["--", "--nocapture", "that_sends_anything", "finds_nothing_in_rings"]).spawn();
         let runs = packages.map(run);
         let mut failed = false;
         for run in runs {

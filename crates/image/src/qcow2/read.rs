@@ -185,7 +185,10 @@ impl Qcow2 {
                 buffers.iter_mut().for_each(|buffer| buffer.fill(0));
                 Ok(())
             }
-            Contents::Data { host } => self.data.read_at(buffers, host).map_err(self.failed(Operation::Read, host)),
+            Contents::Data { host } => {
+                // A file may end before its last cluster does: what is behind reads zeros.
+                self.data.read_at(buffers, host).map_err(self.failed(Operation::Read, host)).map(drop)
+            }
             Contents::Unallocated | Contents::Kept { .. } => read_below(self.backing.as_deref(), buffers, at),
             Contents::Compressed { host, len } => {
                 let cluster = self.codec.cluster(self.storage.as_ref(), &self.layout, host, len)?;

@@ -1,7 +1,8 @@
 //! Raw images: a file or block device whose bytes are the disk's.
 //!
 //! Opening is by path or by an open descriptor; either way the file is locked first ([`crate::lock`]). A file whose
-//! length is no multiple of a sector is padded with zeros, as QEMU does.
+//! length is no multiple of a sector is padded with zeros, as QEMU does. One that is cut short while it is open fails where
+//! it is read, which QEMU reads as zeros.
 
 mod create;
 
@@ -18,6 +19,8 @@ use crate::{BlockDevice, Error, Geometry, Operation, SECTOR};
 /// An opened raw image.
 pub struct Raw {
     len: AtomicU64,
+    /// Where the file ended when it was looked at: the length, less what fills up the last sector.
+    end: AtomicU64,
     read_only: bool,
     geometry: Geometry,
     storage: Box<dyn Storage>,
@@ -51,7 +54,7 @@ impl Raw {
     /// # Errors
     /// When its length can't be had.
     pub fn on(storage: Box<dyn Storage>, geometry: Geometry, read_only: bool) -> Result<Self, Error> {
-        let raw = Self { len: AtomicU64::new(0), read_only, geometry, storage };
+        let raw = Self { len: AtomicU64::new(0), end: AtomicU64::new(0), read_only, geometry, storage };
         raw.refresh()?;
         Ok(raw)
     }
@@ -63,6 +66,7 @@ impl Raw {
     pub fn refresh(&self) -> Result<u64, Error> {
         let end = self.storage.len().map_err(|source| Error::Open { path: self.storage.name().into(), source })?;
         let len = end.checked_next_multiple_of(SECTOR).unwrap_or(end - end % SECTOR);
+        self.end.store(end, Ordering::Release);
         self.len.store(len, Ordering::Release);
         Ok(len)
     }
@@ -116,7 +120,14 @@ impl BlockDevice for Raw {
     fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> Result<(), Error> {
         let total = buffers.iter().map(|buffer| buffer.len() as u64).fold(0, u64::saturating_add);
         self.check(Operation::Read, offset, total)?;
-        self.storage.read_at(buffers, offset).map_err(self.failed(Operation::Read, offset))
+        let there = self.storage.read_at(buffers, offset).map_err(self.failed(Operation::Read, offset))?;
+        let wanted = self.end.load(Ordering::Acquire).saturating_sub(offset).min(total);
+        if there < wanted {
+            let end = self.storage.len().unwrap_or(offset + there);
+            let why = format!("the file ends at byte {end}: it was cut short while it was in use");
+            return Err(self.failed(Operation::Read, offset)(io::Error::new(io::ErrorKind::UnexpectedEof, why)));
+        }
+        Ok(())
     }
 
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> Result<(), Error> {

@@ -39,8 +39,9 @@ impl Engine for Blocking {
     }
 }
 
-/// Fills `buffers`; past the end of the file with zeros. They are used up on the way.
-pub(super) fn read_all(engine: &dyn Engine, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+/// Fills `buffers`; past the end of the file with zeros. They are used up on the way. Returns how many bytes lay before
+/// the end.
+pub(super) fn read_all(engine: &dyn Engine, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<u64> {
     let (mut rest, mut at) = (buffers, offset);
     IoSliceMut::advance_slices(&mut rest, 0);
     while !rest.is_empty() {
@@ -49,7 +50,7 @@ pub(super) fn read_all(engine: &dyn Engine, buffers: &mut [IoSliceMut<'_>], offs
         match engine.read(head, at) {
             Ok(0) => {
                 rest.iter_mut().for_each(|buffer| buffer.fill(0));
-                return Ok(());
+                break;
             }
             Ok(done) => {
                 at += done as u64;
@@ -59,7 +60,7 @@ pub(super) fn read_all(engine: &dyn Engine, buffers: &mut [IoSliceMut<'_>], offs
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(at - offset)
 }
 
 /// Writes all of `buffers`.

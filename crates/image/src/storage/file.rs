@@ -184,7 +184,7 @@ impl Storage for File {
         Ok(self.seek(SeekFrom::End(0))?)
     }
 
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<u64> {
         engine::read_all(self.engine.as_ref(), buffers, offset)
     }
 

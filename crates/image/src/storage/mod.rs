@@ -53,11 +53,12 @@ pub trait Storage: Send + Sync {
         Ok(self.len()? == 0)
     }
 
-    /// Fills `buffers` from `offset` on; behind the end with zeros. The slices may be advanced on the way.
+    /// Fills `buffers` from `offset` on; behind the end with zeros. Returns how many bytes lay before the end. The slices
+    /// may be advanced on the way.
     ///
     /// # Errors
     /// When the host fails; `buffers` may have been written to then.
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()>;
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<u64>;
 
     /// Writes `buffers` at `offset`.
     ///
@@ -120,7 +121,7 @@ impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
         (**self).len()
     }
 
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<u64> {
         (**self).read_at(buffers, offset)
     }
 
@@ -166,7 +167,7 @@ impl<T: Storage + ?Sized> Storage for std::sync::Arc<T> {
 /// # Errors
 /// When the host fails.
 pub fn read(storage: &dyn Storage, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-    storage.read_at(&mut [IoSliceMut::new(buffer)], offset)
+    storage.read_at(&mut [IoSliceMut::new(buffer)], offset).map(drop)
 }
 
 /// Writes one buffer.

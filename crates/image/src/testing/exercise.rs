@@ -43,7 +43,7 @@ impl Storage for Fenced {
         self.0.len()
     }
 
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<u64> {
         self.0.read_at(buffers, offset)
     }
 

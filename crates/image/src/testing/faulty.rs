@@ -111,7 +111,7 @@ impl Storage for Faulty {
         self.memory.len()
     }
 
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<u64> {
         self.whole(Call::Read)?;
         self.memory.read_at(buffers, offset)
     }

@@ -59,10 +59,10 @@ impl Storage for Memory {
         Ok(self.bytes.lock().len() as u64)
     }
 
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<u64> {
         self.end(offset, buffers.iter().map(|buffer| buffer.len() as u64).sum(), false)?;
         let bytes = self.bytes.lock();
-        let mut at = offset as usize;
+        let (mut at, mut found) = (offset as usize, 0);
         for buffer in buffers {
             let there = bytes.get(at.min(bytes.len())..).unwrap_or_default();
             let len = there.len().min(buffer.len());
@@ -70,8 +70,9 @@ impl Storage for Memory {
             head.copy_from_slice(there.get(..len).unwrap_or_default());
             tail.fill(0);
             at += buffer.len();
+            found += len as u64;
         }
-        Ok(())
+        Ok(found)
     }
 
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> io::Result<()> {

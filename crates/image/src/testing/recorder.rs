@@ -179,7 +179,7 @@ impl Storage for Recorder {
         self.now.len()
     }
 
-    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<()> {
+    fn read_at(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<u64> {
         self.now.read_at(buffers, offset)
     }
 
