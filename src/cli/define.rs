@@ -183,19 +183,19 @@ pub(super) struct Undefine {
     #[arg(long, value_name = "DISKS", conflicts_with = "remove_all_storage")]
     storage: Option<String>,
     /// Remove saved state: there is none
-    #[arg(long)]
+    #[arg(long, hide = true)]
     managed_save: bool,
     /// Remove snapshots' metadata: images keep their own
-    #[arg(long)]
+    #[arg(long, hide = true)]
     snapshots_metadata: bool,
     /// Remove checkpoints' metadata: there is none
-    #[arg(long)]
+    #[arg(long, hide = true)]
     checkpoints_metadata: bool,
     /// Remove firmware's variables: there are none
-    #[arg(long, conflicts_with = "keep_nvram")]
+    #[arg(long, hide = true, conflicts_with = "keep_nvram")]
     nvram: bool,
     /// Keep firmware's variables: there are none
-    #[arg(long)]
+    #[arg(long, hide = true)]
     keep_nvram: bool,
 }
 

@@ -107,10 +107,7 @@ pub(super) fn option(given: &str) -> Option<Failure> {
 /// What to say of a verb that the other tools have.
 pub(super) fn verb(given: &str) -> Option<Failure> {
     match given {
-        "image" => Some(
-            Failure::new(Status::Usage, "there is no verb image")
-                .advise("Did you mean kiln disk? It is not there yet."),
-        ),
+        "image" => Some(Failure::new(Status::Usage, "there is no verb image").advise("Did you mean kiln disk?")),
         "vm" => Some(
             Failure::new(Status::Usage, "there is no verb vm")
                 .advise("Verbs come alone: kiln list, kiln start NAME, …"),
