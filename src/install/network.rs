@@ -90,8 +90,6 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::machine::Folders;
-    use crate::machine::folders::Surroundings;
 
     #[test]
     fn addresses_are_made_up_until_one_is_free() {
@@ -103,9 +101,7 @@ mod tests {
 
     #[test]
     fn an_address_of_another_machine_is_refused() {
-        let home = tempfile::tempdir().unwrap();
-        let around = Surroundings { kiln_home: Some(home.path().into()), ..Surroundings::default() };
-        let store = Store::open(Folders::of(&around).unwrap()).unwrap();
+        let (_home, store) = Store::scratch();
         let other =
             "<domain><devices><interface type='user'><mac address='52:54:00:AA:bb:cc'/></interface></devices></domain>";
         store.change().unwrap().write("other", &Domain::parse(other).unwrap()).unwrap();

@@ -153,15 +153,6 @@ pub fn keep(store: &Store, changing: &Changing<'_>, prepared: &Prepared) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Folders;
-    use crate::machine::folders::Surroundings;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let home = tempfile::tempdir().unwrap();
-        let around = Surroundings { kiln_home: Some(home.path().into()), ..Surroundings::default() };
-        let store = Store::open(Folders::of(&around).unwrap()).unwrap();
-        (home, store)
-    }
 
     fn document(name: &str, inside: &str) -> String {
         format!("<domain type='kvm' id='3'>\n  <name>{name}</name>\n  <memory>262144</memory>\n{inside}</domain>\n")
@@ -174,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_given() {
-        let (_home, store) = store();
+        let (_home, store) = Store::scratch();
         let card = "  <devices>\n    <interface type='user'><target dev='vnet7'/><model type='virtio'/></interface>\n\
                     <x:own xmlns:x='urn:x'>kept</x:own>\n  </devices>\n";
         let prepared = prepare(&store, &document("web", card)).unwrap();
@@ -189,7 +180,7 @@ mod tests {
 
     #[test]
     fn machines_of_other_boards_stay_as_they_are() {
-        let (_home, store) = store();
+        let (_home, store) = Store::scratch();
         let inside =
             "  <os><type machine='pc-i440fx-9.0'>hvm</type></os>\n  <devices><interface type='user'/></devices>\n";
         let prepared = prepare(&store, &document("old", inside)).unwrap();
@@ -199,7 +190,7 @@ mod tests {
 
     #[test]
     fn names_and_uuids_belong_to_one_machine() {
-        let (_home, store) = store();
+        let (_home, store) = Store::scratch();
         let uuid = |n: u8| format!("  <uuid>12345678-9abc-def0-1234-56789abcde{n:02x}</uuid>\n");
         keep_text(&store, &document("web", &uuid(1))).unwrap();
         keep_text(&store, &document("web", &uuid(1))).unwrap();
@@ -215,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_is_no_definition_is_refused() {
-        let (home, store) = store();
+        let (home, store) = Store::scratch();
         let cases = [
             ("<domain><name>x", "line 1"),
             ("<network/>", "<network>, not a <domain>"),

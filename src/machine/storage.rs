@@ -138,8 +138,7 @@ mod tests {
     use kiln_image::{Image, Open};
 
     use super::*;
-    use crate::machine::folders::Surroundings;
-    use crate::machine::{Folders, definition};
+    use crate::machine::definition;
 
     fn image(path: &Path, words: &[&str]) {
         let mut all = vec!["create".into(), "-q".into()];
@@ -171,9 +170,7 @@ mod tests {
 
     #[test]
     fn only_what_is_a_machines_own_goes() {
-        let home = tempfile::tempdir().unwrap();
-        let around = Surroundings { kiln_home: Some(home.path().into()), ..Surroundings::default() };
-        let store = Store::open(Folders::of(&around).unwrap()).unwrap();
+        let (_home, store) = Store::scratch();
         let images = store.folders().images();
         fs::create_dir_all(&images).unwrap();
         let at = |name: &str| images.join(name);

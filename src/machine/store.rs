@@ -90,6 +90,15 @@ impl Store {
         Ok(Self { folders })
     }
 
+    /// A new store, with the folder that everything of it lies in.
+    #[cfg(test)]
+    pub(crate) fn scratch() -> (tempfile::TempDir, Self) {
+        let home = tempfile::tempdir().expect("a folder");
+        let around = super::folders::Surroundings { kiln_home: Some(home.path().into()), ..Default::default() };
+        let store = Folders::of(&around).and_then(Self::open).expect("a store");
+        (home, store)
+    }
+
     /// This user's store.
     ///
     /// # Errors
@@ -256,14 +265,6 @@ pub fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::folders::Surroundings;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let home = tempfile::tempdir().unwrap();
-        let around = Surroundings { kiln_home: Some(home.path().into()), ..Surroundings::default() };
-        let store = Store::open(Folders::of(&around).unwrap()).unwrap();
-        (home, store)
-    }
 
     fn domain(name: &str) -> Domain {
         Domain::parse(&format!("<domain type='kvm'>\n  <name>{name}</name>\n</domain>\n")).unwrap()
@@ -271,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_definition_comes_back_as_it_was_written() {
-        let (_home, store) = store();
+        let (_home, store) = Store::scratch();
         assert!(store.names().unwrap().is_empty());
         store.change().unwrap().write("web", &domain("web")).unwrap();
         assert_eq!(store.names().unwrap(), ["web"]);
@@ -283,7 +284,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_gets_the_nearest() {
-        let (_home, store) = store();
+        let (_home, store) = Store::scratch();
         assert!(store.read("web").unwrap_err().to_string().contains("kiln install"));
         store.change().unwrap().write("webserver", &domain("webserver")).unwrap();
         let failure = store.read("webservr").unwrap_err();
@@ -293,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_newer_store_is_refused_and_left_alone() {
-        let (home, store) = store();
+        let (home, store) = Store::scratch();
         store.change().unwrap();
         let format = home.path().join("config/format");
         fs::write(&format, "2\n").unwrap();

@@ -1,9 +1,9 @@
 //! Menus of GRUB (its manual, "Commands" and "Shell-like scripting"), as far as a menu on an install medium goes:
 //! entries, variables that were set to a word, files that are named by a path. Conditions are taken both ways.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::menu::{Entry, MOST_ENTRIES, MOST_FILES, MOST_TEXT};
+use super::menu::{Entry, Files, MOST_ENTRIES};
 use super::{Tree, paths};
 use crate::failure::Failure;
 
@@ -16,18 +16,14 @@ const UNKNOWN: char = '\0';
 const MOST_VARIABLES: usize = 256;
 
 struct Reading<'a> {
-    tree: &'a dyn Tree,
-    seen: BTreeSet<String>,
-    /// Bytes that may still be read.
-    left: usize,
+    files: Files<'a>,
     variables: BTreeMap<String, String>,
     entries: Vec<Entry>,
 }
 
 /// Reads the menu that begins in a file.
 pub(super) fn read(tree: &dyn Tree, path: &str) -> Result<Vec<Entry>, Failure> {
-    let mut reading =
-        Reading { tree, seen: BTreeSet::new(), left: MOST_TEXT, variables: BTreeMap::new(), entries: Vec::new() };
+    let mut reading = Reading { files: Files::of(tree), variables: BTreeMap::new(), entries: Vec::new() };
     // GRUB looks for a medium's files from its root.
     reading.variables.insert("prefix".into(), format!("/{}", paths::folder(path)));
     reading.file(path)?;
@@ -40,11 +36,7 @@ pub(super) fn read(tree: &dyn Tree, path: &str) -> Result<Vec<Entry>, Failure> {
 
 impl Reading<'_> {
     fn file(&mut self, path: &str) -> Result<(), Failure> {
-        if self.seen.len() >= MOST_FILES || !self.seen.insert(path.to_owned()) {
-            return Ok(());
-        }
-        let Some(text) = self.tree.text(path)?.filter(|text| text.len() <= self.left) else { return Ok(()) };
-        self.left -= text.len();
+        let Some(text) = self.files.text(path)? else { return Ok(()) };
         for line in text.replace("\\\r\n", " ").replace("\\\n", " ").lines() {
             let words = words(line, &self.variables);
             if let Some((command, arguments)) = words.split_first() {

@@ -1,5 +1,7 @@
 //! Boot menus of install media: which kernels they offer, and with which words.
 
+use std::collections::BTreeSet;
+
 use super::{Tree, grub, syslinux};
 use crate::failure::Failure;
 
@@ -32,6 +34,30 @@ const GRUB: [&str; 7] = [
     "boot/grub/loopback.cfg",
     "boot/grub/x86_64-efi/grub.cfg",
 ];
+
+/// Files of one menu as they are read: each once, so that no circle has an end to look for, and not too many or too long.
+pub(super) struct Files<'a> {
+    tree: &'a dyn Tree,
+    seen: BTreeSet<String>,
+    /// Bytes that may still be read.
+    left: usize,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn of(tree: &'a dyn Tree) -> Self {
+        Self { tree, seen: BTreeSet::new(), left: MOST_TEXT }
+    }
+
+    /// The text of a file; `None` when there is none, it was read before, or it would be too much.
+    pub(super) fn text(&mut self, path: &str) -> Result<Option<String>, Failure> {
+        if self.seen.len() >= MOST_FILES || !self.seen.insert(path.to_owned()) {
+            return Ok(None);
+        }
+        let text = self.tree.text(path)?.filter(|text| text.len() <= self.left);
+        self.left -= text.as_ref().map_or(0, String::len);
+        Ok(text)
+    }
+}
 
 /// A line of a menu.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

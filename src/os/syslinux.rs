@@ -1,18 +1,13 @@
 //! Menus of isolinux and syslinux (syslinux.txt, "Configuration file format"). What only draws the menu is passed over.
 
-use std::collections::BTreeSet;
-
-use super::menu::{Entry, MOST_ENTRIES, MOST_FILES, MOST_TEXT};
+use super::menu::{Entry, Files, MOST_ENTRIES};
 use super::{Tree, paths};
 use crate::failure::Failure;
 
 struct Reading<'a> {
-    tree: &'a dyn Tree,
+    files: Files<'a>,
     /// Relative paths begin at the first file's folder, wherever the line stands.
     folder: &'a str,
-    seen: BTreeSet<String>,
-    /// Bytes that may still be read.
-    left: usize,
     default: Option<String>,
     /// What stands before the first label is for all.
     common: Option<Vec<String>>,
@@ -22,15 +17,7 @@ struct Reading<'a> {
 /// Reads the menu that begins in a file.
 pub(super) fn read(tree: &dyn Tree, path: &str) -> Result<Vec<Entry>, Failure> {
     let folder = paths::folder(path);
-    let mut reading = Reading {
-        tree,
-        folder,
-        seen: BTreeSet::new(),
-        left: MOST_TEXT,
-        default: None,
-        common: None,
-        entries: Vec::new(),
-    };
+    let mut reading = Reading { files: Files::of(tree), folder, default: None, common: None, entries: Vec::new() };
     reading.file(path)?;
     let default = reading.default.as_deref();
     for entry in &mut reading.entries {
@@ -40,13 +27,8 @@ pub(super) fn read(tree: &dyn Tree, path: &str) -> Result<Vec<Entry>, Failure> {
 }
 
 impl Reading<'_> {
-    // What a file names more than once is read once; so no circle has an end to look for.
     fn file(&mut self, path: &str) -> Result<(), Failure> {
-        if self.seen.len() >= MOST_FILES || !self.seen.insert(path.to_owned()) {
-            return Ok(());
-        }
-        let Some(text) = self.tree.text(path)?.filter(|text| text.len() <= self.left) else { return Ok(()) };
-        self.left -= text.len();
+        let Some(text) = self.files.text(path)? else { return Ok(()) };
         for line in text.lines() {
             let (word, rest) = line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
             self.line(&word.to_ascii_lowercase(), rest.trim())?;
@@ -151,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_is_absurdly_long_is_passed_over() {
-        let padding = "#".repeat(MOST_TEXT - 100);
+        let padding = "#".repeat(crate::os::menu::MOST_TEXT - 100);
         let first = format!("include long.cfg\nlabel one\nkernel a\ninclude more.cfg\n{padding}");
         let tree = Files::new(&[
             ("x.cfg", &first),

@@ -311,10 +311,8 @@ mod tests {
 
     #[test]
     fn names_are_unique_while_they_are_held() {
-        let home = tempfile::tempdir().unwrap();
-        let around =
-            crate::machine::folders::Surroundings { kiln_home: Some(home.path().into()), ..Default::default() };
-        let folders = Folders::of(&around).unwrap();
+        let (_home, store) = crate::machine::Store::scratch();
+        let folders = store.folders().clone();
         let first = name(&folders, None).unwrap();
         let second = name(&folders, Some("vnet7")).unwrap();
         assert_eq!((first.0.as_str(), second.0.as_str()), ("vnet0", "vnet1"));

@@ -32,17 +32,15 @@ pub(super) fn take(folders: &Folders) -> Result<(u32, OwnedFd), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::folders::Surroundings;
 
     #[test]
     fn the_smallest_free_number() {
-        let home = tempfile::tempdir().unwrap();
-        let around = Surroundings { kiln_home: Some(home.path().into()), ..Surroundings::default() };
-        let folders = Folders::of(&around).unwrap();
-        let (first, held) = take(&folders).unwrap();
-        let (second, _held) = take(&folders).unwrap();
+        let (_home, store) = crate::machine::Store::scratch();
+        let folders = store.folders();
+        let (first, held) = take(folders).unwrap();
+        let (second, _held) = take(folders).unwrap();
         assert_eq!((first, second), (1, 2));
         drop(held);
-        assert_eq!(take(&folders).unwrap().0, 1);
+        assert_eq!(take(folders).unwrap().0, 1);
     }
 }

@@ -5,30 +5,13 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::control::Client;
 use super::guest::{self, LISTENS, REBOOTS, SHELL};
-use super::home::{Home, KILN, Told, install};
+use super::home::{Home, KILN, install};
+use super::states::{becomes, data};
 use super::talk::{PATIENCE, Talk};
-
-fn data(told: Told) -> Value {
-    let told = told.ends(0);
-    serde_json::from_str(&told.out).unwrap_or_else(|e| panic!("{e} in {}", told.out))
-}
-
-fn state(home: &Home, name: &str) -> String {
-    data(home.kiln(&["domstate", name, "--json"]))["state"].as_str().unwrap().to_owned()
-}
-
-#[track_caller]
-fn becomes(home: &Home, name: &str, wanted: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while state(home, name) != wanted {
-        assert!(Instant::now() < deadline, "{name} never is {wanted}");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-}
 
 #[test]
 fn a_machine_by_all_its_verbs() {

@@ -14,6 +14,7 @@ mod host;
 mod lives;
 mod seed;
 mod server;
+mod states;
 mod talk;
 mod verbs;
 mod virsh;

@@ -2,18 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::guest::{self, LISTENS, SHELL};
 use super::home::{Home, KILN, Told, install};
-use super::talk::{PATIENCE, Talk};
-
-fn data(told: Told) -> Value {
-    let told = told.ends(0);
-    serde_json::from_str(&told.out).unwrap_or_else(|e| panic!("{e} in {}", told.out))
-}
+use super::states::{becomes, data};
+use super::talk::Talk;
 
 fn document(name: &str, inside: &str) -> String {
     format!(
@@ -185,15 +180,6 @@ fn limits_are_for_the_next_start() {
     home.kiln(&["dumpxml", "web"])
         .ends(0)
         .says(&["<vcpu current='1'>4</vcpu>", "<currentMemory unit='KiB'>196608</currentMemory>"]);
-}
-
-#[track_caller]
-fn becomes(home: &Home, name: &str, wanted: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while data(home.kiln(&["domstate", name, "--json"]))["state"] != wanted {
-        assert!(Instant::now() < deadline, "{name} never is {wanted}");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
 }
 
 fn info(home: &Home, name: &str) -> Value {
