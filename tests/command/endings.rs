@@ -130,7 +130,8 @@ fn clean(home: &Home) {
     }
 }
 
-fn process_of(home: &Home, name: &str) -> Pid {
+/// The process of a running machine.
+pub fn process_of(home: &Home, name: &str) -> Pid {
     let info = home.kiln(&["dominfo", name, "--json"]).ends(0);
     let info: serde_json::Value = serde_json::from_str(&info.out).unwrap();
     Pid::from_raw(i32::try_from(info["running"]["pid"].as_i64().unwrap()).unwrap()).unwrap()

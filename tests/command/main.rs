@@ -11,6 +11,7 @@ mod endings;
 mod guest;
 mod home;
 mod host;
+mod kills;
 mod lives;
 mod seed;
 mod server;

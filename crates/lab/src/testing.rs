@@ -10,7 +10,7 @@
 //!
 //! Where the host's KVM can run an unmodified kernel the test goes straight on. Elsewhere the first guest test of a
 //! test program boots a lab, in which each of them runs the same test of the same program, with its own time limit;
-//! what it printed is shown when it fails. `KILN_TEST_KVM=straight` or `lab` forces either.
+//! what it printed is the test's own output. `KILN_TEST_KVM=straight` or `lab` forces either.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -35,6 +35,9 @@ pub enum Place {
 
 /// Memory of the lab that guest tests share: room for one guest of 6 GiB.
 const MEMORY_MIB: u32 = 9 << 10;
+
+/// Variables that tell tests how much to do; they hold inside, too.
+const TOLD: &[&str] = &["KILN_KILLS"];
 
 /// Where guest tests of this process run.
 ///
@@ -158,11 +161,15 @@ fn attempt(shared: &Shared, test: &str, seconds: u64, files: &[&str]) -> Result<
     shared.bring(files)?;
     let program = std::env::current_exe()?.to_string_lossy().into_owned();
     let argv = [program.as_str(), test, "--exact", "--nocapture", "--include-ignored"].map(str::to_owned).to_vec();
-    let env = vec![("RUST_BACKTRACE".into(), "1".into())];
+    let mut env = vec![("RUST_BACKTRACE".into(), "1".into())];
+    env.extend(std::env::vars().filter(|(name, _)| TOLD.contains(&name.as_str())));
     let output = shared.lab.output(Run { argv, env, limit_ms: seconds * 1000 })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let how = match output.exit {
-        Exit::Status(0) if text.contains("1 passed") => return Ok(()),
+        Exit::Status(0) if text.contains("1 passed") => {
+            print!("{text}");
+            return Ok(());
+        }
         Exit::Status(0) => bail!("the lab ran no test {test}:\n{text}"),
         Exit::TimeLimit => format!("not done after {seconds} s"),
         Exit::Signal(n) => format!("ended by signal {n}"),

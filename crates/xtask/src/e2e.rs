@@ -21,6 +21,7 @@ pub struct E2e {
 enum What {
     Powerfail(Powerfail),
     Hostile(Hostile),
+    Kill(Kill),
 }
 
 /// Cut the power of random histories of qcow2 images, and look at what is left
@@ -81,11 +82,22 @@ impl Hostile {
     }
 }
 
+/// Kill machines by signal 9 while their guests write, and look at what is left
+///
+/// The same as `cargo test --test command kills`, only more of it.
+#[derive(Debug, Args)]
+struct Kill {
+    /// How many on raw disks, and as many on qcow2 disks
+    #[arg(long, default_value_t = 200)]
+    kills: u32,
+}
+
 impl E2e {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         match &self.what {
             What::Powerfail(powerfail) => powerfail.run(),
             What::Hostile(hostile) => hostile.run(),
+            What::Kill(kill) => kill.run(),
         }
     }
 }
@@ -101,6 +113,17 @@ impl Powerfail {
         // Images come and go in memory: glibc would give it back to the kernel each time.
         let allocator = [("MMAP_THRESHOLD", 1u64 << 30), ("TRIM_THRESHOLD", 1 << 30), ("TOP_PAD", 64 << 20)];
         cargo.envs(allocator.map(|(name, bytes)| (format!("MALLOC_{name}_"), bytes.to_string())));
+        let status = cargo.status().context("running cargo test")?;
+        Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Kill {
+    fn run(&self) -> Result<ExitCode> {
+        setup::ensure(setup::FOR_TESTS)?;
+        let mut cargo = Command::new("cargo");
+        cargo.args(["test", "-p", "kiln", "--test", "command", "--", "--nocapture", "kills::"]);
+        cargo.env("KILN_KILLS", self.kills.to_string());
         let status = cargo.status().context("running cargo test")?;
         Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
