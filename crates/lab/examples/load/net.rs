@@ -1,4 +1,4 @@
-//! The network's stages: one stream each way, connections one after another, connections at once.
+//! The network's stages: the card's MTU, one stream each way, connections one after another, connections at once.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -23,6 +23,11 @@ pub fn run(address: &str, time: Duration) -> io::Result<()> {
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(stream)
     };
+    // What the card says, if it says anything.
+    stage("MTU", || {
+        let text = std::fs::read_to_string("/sys/class/net/eth0/mtu")?;
+        text.trim().parse().map_err(|e| io::Error::new(ErrorKind::InvalidData, e))
+    })?;
     stage("to host", || send(connect(SINK)?, time))?;
     stage("to guest", || receive(connect(SOURCE)?, time))?;
     stage("one after another", || {

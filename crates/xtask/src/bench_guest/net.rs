@@ -53,6 +53,8 @@ fn beside_server(subject: Subject) -> Subject {
 }
 
 fn report([own, usual, qemu]: &[Vec<Stages>; 3]) {
+    let mtu = |of: &[Stages]| median(of, "MTU", |s| s.count);
+    println!("MTU: kiln's own {}, {} where it is set, QEMU's {}\n", mtu(own), mtu(usual), mtu(qemu));
     let speed = |of: &[Stages], stage| median(of, stage, |s| s.count / s.seconds / f64::from(1 << 20));
     println!("{:<34}{:>9}{:>9}{:>9}{:>9}", "MiB/s", "kiln", "QEMU", "ratio", "goal");
     for (name, kiln, stage, goal) in [
