@@ -50,6 +50,9 @@ enum What {
         /// How long a stage lasts
         #[arg(long, default_value_t = 3)]
         seconds: u64,
+        /// Time counts the lab's instructions, as in bench boot: repeatable on a busy machine, and exits cost little
+        #[arg(long)]
+        icount: bool,
     },
     /// The VNC server beside QEMU's: bytes and CPU time of a menu walk, of scrolling, of a photograph
     Vnc {
@@ -101,9 +104,9 @@ impl Bench {
                 setup::ensure(&["qemu-system-x86"])?;
                 crate::bench_guest::net(*rounds, *seconds)
             }
-            What::Disk { rounds, seconds } => {
+            What::Disk { rounds, seconds, icount } => {
                 setup::ensure(&["qemu-system-x86"])?;
-                crate::bench_guest::disk(*rounds, *seconds)
+                crate::bench_guest::disk(*rounds, *seconds, *icount)
             }
             What::Image { rounds } => crate::bench_image::run(*rounds),
         }

@@ -9,6 +9,7 @@ use super::{Stage, Stages, Subject, median, qemu_version, verdict, with_folder};
 
 /// Stands for the outside (RFC 5737).
 const SERVER: &str = "192.0.2.1";
+const MIB: f64 = 1_048_576.0;
 /// Connections in these stages.
 const CROWDS: [(&str, f64); 2] = [("one after another", 1000.0), ("at once", 200.0)];
 
@@ -55,8 +56,12 @@ fn beside_server(subject: Subject) -> Subject {
 fn report([own, usual, qemu]: &[Vec<Stages>; 3]) {
     let mtu = |of: &[Stages]| median(of, "MTU", |s| s.count);
     println!("MTU: kiln's own {}, {} where it is set, QEMU's {}\n", mtu(own), mtu(usual), mtu(qemu));
-    let speed = |of: &[Stages], stage| median(of, stage, |s| s.count / s.seconds / f64::from(1 << 20));
-    println!("{:<34}{:>9}{:>9}{:>9}{:>9}", "MiB/s", "kiln", "QEMU", "ratio", "goal");
+    let speed = |of: &[Stages], stage| median(of, stage, |s| s.count / s.seconds / MIB);
+    let own_ms = |of: &[Stages], stage| median(of, stage, |s| s.own * 1e3 * MIB / s.count);
+    println!(
+        "{:<34}{:>9}{:>9}{:>9}{:>9}  {:<8}{:>14}{:>14}",
+        "MiB/s", "kiln", "QEMU", "ratio", "goal", "", "own ms/MiB", "QEMU's"
+    );
     for (name, kiln, stage, goal) in [
         ("guest to host", own, "to host", 5.0),
         ("host to guest", own, "to guest", 1.5),
@@ -65,7 +70,12 @@ fn report([own, usual, qemu]: &[Vec<Stages>; 3]) {
     ] {
         let (ours, theirs) = (speed(kiln, stage), speed(qemu, stage));
         let ratio = ours / theirs;
-        println!("{name:<34}{ours:>9.1}{theirs:>9.1}{ratio:>9.2}{goal:>9.1}  {}", verdict(ratio >= goal));
+        println!(
+            "{name:<34}{ours:>9.1}{theirs:>9.1}{ratio:>9.2}{goal:>9.1}  {:<8}{:>14.2}{:>14.2}",
+            verdict(ratio >= goal),
+            own_ms(kiln, stage),
+            own_ms(qemu, stage)
+        );
     }
     println!("\n{:<34}{:>9}{:>9}{:>9}{:>9}", "connections served, at least", "kiln", "QEMU", "kiln s", "QEMU s");
     for (stage, goal) in CROWDS {
