@@ -50,9 +50,6 @@ enum What {
         /// How long a stage lasts
         #[arg(long, default_value_t = 3)]
         seconds: u64,
-        /// Time counts the lab's instructions, as in bench boot: repeatable on a busy machine, and exits cost little
-        #[arg(long)]
-        icount: bool,
     },
     /// The VNC server beside QEMU's: bytes and CPU time of a menu walk, of scrolling, of a photograph
     Vnc {
@@ -104,9 +101,9 @@ impl Bench {
                 setup::ensure(&["qemu-system-x86"])?;
                 crate::bench_guest::net(*rounds, *seconds)
             }
-            What::Disk { rounds, seconds, icount } => {
+            What::Disk { rounds, seconds } => {
                 setup::ensure(&["qemu-system-x86"])?;
-                crate::bench_guest::disk(*rounds, *seconds, *icount)
+                crate::bench_guest::disk(*rounds, *seconds)
             }
             What::Image { rounds } => crate::bench_image::run(*rounds),
         }

@@ -16,7 +16,7 @@ const TIME: f64 = 1.05;
 /// Bytes of the image.
 const SIZE: &str = "256M";
 
-pub(crate) fn run(rounds: usize, seconds: u64, icount: bool) -> Result<ExitCode> {
+pub(crate) fn run(rounds: usize, seconds: u64) -> Result<ExitCode> {
     let subjects = [
         Subject::kiln("kiln raw", "--network none --disk path=/dev/shm/d.raw,format=raw,cache=writeback"),
         Subject::qemu("QEMU raw", &qemu("raw")),
@@ -28,7 +28,6 @@ pub(crate) fn run(rounds: usize, seconds: u64, icount: bool) -> Result<ExitCode>
             .map(|format| format!("kiln disk create -f {format} -o preallocation=full /dev/shm/d.{format} {SIZE}"));
         let script = format!("load disk /dev/vda {seconds}");
         let mut stage = Stage::new(folder, &["virtio_blk"], &script, prepare.join(" && "), STAGES[5])?;
-        stage.options.icount = icount;
         println!("{}; {}", qemu_version()?, stage.options.describe());
         println!("{SIZE}, cache=writeback, page cache of the lab; stages of {seconds} s; medians of {rounds}\n");
         let mut results = [const { Vec::new() }; 4];
