@@ -33,6 +33,24 @@ enum What {
         #[arg(long, default_value_t = 9)]
         rounds: usize,
     },
+    /// The user-mode network beside QEMU's: bytes a second both ways, connections
+    Net {
+        /// Rounds, each of all in turn; the median counts
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// How long a stream lasts
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// virtio-blk beside QEMU's: exits, own processor time and time for each request
+    Disk {
+        /// Rounds, each of all in turn; the median counts
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+        /// How long a stage lasts
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+    },
     /// The VNC server beside QEMU's: bytes and CPU time of a menu walk, of scrolling, of a photograph
     Vnc {
         /// Runs of each; the median counts
@@ -78,6 +96,14 @@ impl Bench {
             What::Vnc { runs, only } => {
                 setup::ensure(&["qemu-system-x86"])?;
                 crate::bench_vnc::run(*runs, only)
+            }
+            What::Net { rounds, seconds } => {
+                setup::ensure(&["qemu-system-x86"])?;
+                crate::bench_guest::net(*rounds, *seconds)
+            }
+            What::Disk { rounds, seconds } => {
+                setup::ensure(&["qemu-system-x86"])?;
+                crate::bench_guest::disk(*rounds, *seconds)
             }
             What::Image { rounds } => crate::bench_image::run(*rounds),
         }
@@ -190,7 +216,7 @@ fn measure(lab: &Lab, subject: &Subject, runs: usize) -> Result<Sample> {
     Ok(Sample { seconds: median(|s| s.seconds), exits: median(|s| s.exits), own_mib: median(|s| s.own_mib) })
 }
 
-fn shell(lab: &Lab, line: &str) -> Result<String> {
+pub(crate) fn shell(lab: &Lab, line: &str) -> Result<String> {
     let run = Run {
         argv: vec!["sh".into(), "-c".into(), line.into()],
         env: vec![("KILN_HOME".into(), HOME.into())],

@@ -1,6 +1,7 @@
 //! Developer commands: `cargo xtask demo | test | lab | bench | e2e | peers`.
 
 mod bench;
+mod bench_guest;
 mod bench_image;
 mod bench_vnc;
 mod clients;
@@ -35,6 +36,8 @@ enum Task {
     #[command(hide = true)]
     Meter(meter::Meter),
     #[command(hide = true)]
+    Stages(bench_guest::stages::Stages),
+    #[command(hide = true)]
     Ration(bench_image::Ration),
     #[command(hide = true)]
     Floor(bench_image::Floor),
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::E2e(e2e) => e2e.run(),
         Task::Peers(peers) => peers.run(),
         Task::Meter(meter) => meter.run(),
+        Task::Stages(stages) => stages.run(),
         Task::Ration(ration) => ration.run(),
         Task::Floor(floor) => floor.run(),
     };
