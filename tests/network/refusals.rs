@@ -21,8 +21,8 @@ fn refused(network: &str, code: i32, says: &[&str]) {
 
 #[test]
 fn a_port_that_is_taken() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _held = TcpListener::bind(taken).unwrap();
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = held.local_addr().unwrap();
     let text = format!("the port {taken}/tcp can't be forwarded");
     refused(
         &format!("user,portForward={}:80", taken.port()),

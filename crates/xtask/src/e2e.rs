@@ -106,12 +106,16 @@ impl Powerfail {
     fn run(&self) -> Result<ExitCode> {
         setup::ensure(setup::FOR_TESTS)?;
         let mut cargo = Command::new("cargo");
-        cargo.args(["test", "-p", "kiln-image", "--test", "qcow2", "--", "--nocapture", "after_a_power_loss"]);
+        cargo.args(["test", "--release", "-p", "kiln-image", "--test", "qcow2"]);
+        cargo.args(["--", "--nocapture", "after_a_power_loss"]);
+        // Fast, but as watchful as the tests are.
+        cargo.env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true");
+        cargo.env("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "true");
         cargo.env("KILN_HISTORIES", self.histories.to_string());
         cargo.env("KILN_FIRST", self.first.to_string());
         cargo.env("KILN_QEMU", self.qemu_every.to_string());
         // Images come and go in memory: glibc would give it back to the kernel each time.
-        let allocator = [("MMAP_THRESHOLD", 1u64 << 30), ("TRIM_THRESHOLD", 1 << 30), ("TOP_PAD", 64 << 20)];
+        let allocator = [("MMAP_THRESHOLD", 32u64 << 20), ("TRIM_THRESHOLD", 1 << 30), ("TOP_PAD", 32 << 20)];
         cargo.envs(allocator.map(|(name, bytes)| (format!("MALLOC_{name}_"), bytes.to_string())));
         let status = cargo.status().context("running cargo test")?;
         Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

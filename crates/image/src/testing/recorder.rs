@@ -25,6 +25,8 @@ struct Log {
     base: Vec<u8>,
     /// Each with its time on the clock.
     events: Vec<(usize, Event)>,
+    /// What the last cut found durable, with the number of events in it: cuts that come in their order go on from here.
+    durable: Option<(usize, Memory)>,
 }
 
 /// A storage in memory with a log of all that changed it.
@@ -59,7 +61,8 @@ impl Recorder {
     }
 
     fn with(bytes: Vec<u8>, clock: Arc<AtomicUsize>) -> Self {
-        Self { now: Memory::of(bytes.clone()), log: Mutex::new(Log { base: bytes, events: Vec::new() }), clock }
+        let log = Log { base: bytes.clone(), events: Vec::new(), durable: None };
+        Self { now: Memory::of(bytes), log: Mutex::new(log), clock }
     }
 
     /// How many changes and flushes there have been of all storages with this one's clock.
@@ -76,18 +79,21 @@ impl Recorder {
     /// each sector changed since then any of its contents. The file has any of the lengths that it had since then,
     /// whichever sectors have got there. `choose` gives a number below its argument.
     pub fn cut(&self, count: usize, choose: &mut dyn FnMut(u64) -> u64) -> Vec<u8> {
-        let log = self.log.lock();
-        let events = log.events.get(..log.events.partition_point(|(time, _)| *time < count)).unwrap_or(&log.events);
+        let mut log = self.log.lock();
+        let Log { base, events, durable } = &mut *log;
+        let events = events.get(..events.partition_point(|(time, _)| *time < count)).unwrap_or(events);
         let safe = events.iter().rposition(|(_, event)| matches!(event, Event::Flush)).map_or(0, |at| at + 1);
-        let (durable, loose) = events.split_at(safe);
-        let disk = Memory::of(log.base.clone());
-        for (_, event) in durable {
+        let (already, disk) =
+            durable.take().filter(|(there, _)| *there <= safe).unwrap_or_else(|| (0, Memory::of(base.clone())));
+        let (settled, loose) = events.split_at(safe);
+        for (_, event) in settled.iter().skip(already) {
             apply(&disk, event);
         }
         let mut bytes = disk.bytes();
+        *durable = Some((safe, disk));
         let mood = [Mood::Any, Mood::Eager, Mood::Events, Mood::AllBut][choose(4) as usize % 4];
         let chosen: Vec<bool> = loose.iter().map(|_| choose(2) == 0).collect();
-        let (sectors, lens) = versions(bytes.clone(), loose);
+        let (sectors, lens) = versions(&bytes, loose);
         for (sector, versions) in sectors {
             let last = versions.len() as u64;
             let version = match mood {
@@ -129,35 +135,53 @@ impl Recorder {
 type Versions = Vec<(usize, Vec<u8>)>;
 
 // Contents that each sector had one after the other, and lengths of the file.
-fn versions(before: Vec<u8>, loose: &[(usize, Event)]) -> (BTreeMap<usize, Versions>, Vec<usize>) {
+fn versions(before: &[u8], loose: &[(usize, Event)]) -> (BTreeMap<usize, Versions>, Vec<usize>) {
     let mut sectors: BTreeMap<usize, Versions> = BTreeMap::new();
     let mut lens = vec![before.len()];
-    let later = Memory::of(before);
     for (number, (_, event)) in loose.iter().enumerate() {
         let old = lens.last().copied().unwrap_or(0);
-        apply(&later, event);
-        let new = later.bytes_len();
+        let (range, new) = match event {
+            Event::Write { offset, bytes } => {
+                let range = *offset as usize..*offset as usize + bytes.len();
+                (range.clone(), old.max(range.end))
+            }
+            Event::Zero { offset, len } => (*offset as usize..((offset + len) as usize).min(old), old),
+            // What is cut off never comes back.
+            Event::SetLen(len) => (*len as usize..old, *len as usize),
+            Event::Flush => continue,
+        };
         if new != old {
             lens.push(new);
         }
-        let range = match event {
-            Event::Write { offset, bytes } => *offset as usize..*offset as usize + bytes.len(),
-            Event::Zero { offset, len } => *offset as usize..((offset + len) as usize).min(new),
-            // What is cut off never comes back.
-            Event::SetLen(_) => new..old,
-            Event::Flush => continue,
-        };
         if range.is_empty() {
             continue;
         }
         for sector in range.start / SECTOR..range.end.div_ceil(SECTOR) {
-            let mut contents = vec![0; SECTOR];
-            // Memory reads zeros behind its end, and never fails.
-            let _ = later.read_at(&mut [IoSliceMut::new(&mut contents)], (sector * SECTOR) as u64);
-            sectors.entry(sector).or_default().push((number, contents));
+            let start = sector * SECTOR;
+            let versions = sectors.entry(sector).or_default();
+            let mut contents = versions.last().map_or_else(|| sector_of(before, start), |(_, last)| last.clone());
+            let (from, to) = (range.start.max(start), range.end.min(start + SECTOR));
+            if let Some(place) = contents.get_mut(from - start..to - start) {
+                match event {
+                    Event::Write { offset, bytes } => {
+                        let at = from - *offset as usize;
+                        place.copy_from_slice(bytes.get(at..at + place.len()).unwrap_or_default());
+                    }
+                    _ => place.fill(0),
+                }
+            }
+            versions.push((number, contents));
         }
     }
     (sectors, lens)
+}
+
+// A sector as it lies in the bytes, with zeros behind their end.
+fn sector_of(bytes: &[u8], start: usize) -> Vec<u8> {
+    let there = bytes.get(start.min(bytes.len())..(start + SECTOR).min(bytes.len())).unwrap_or_default();
+    let mut sector = there.to_vec();
+    sector.resize(SECTOR, 0);
+    sector
 }
 
 fn apply(to: &Memory, event: &Event) {

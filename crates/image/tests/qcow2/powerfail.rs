@@ -43,8 +43,9 @@ fn history(seed: u64, fault: Option<Fault>, qemu: u64) -> Result<(), Wrong> {
     let mut history = History::new(Noise(noise.next() | 1), fault).map_err(Wrong::Operation)?;
     history.run().map_err(|error| Wrong::Operation(format!("{error}; {}", history.what)))?;
     let events = history.events() as u64;
-    for cut in 0..CUTS {
-        let at = noise.below(events + 1) as usize;
+    let mut cuts: Vec<usize> = (0..CUTS).map(|_| noise.below(events + 1) as usize).collect();
+    cuts.sort_unstable();
+    for (cut, at) in (0..).zip(cuts) {
         let left = history.cut(at, &mut |limit| noise.below(limit));
         let by_qemu = fault.is_none() && (seed * CUTS + cut).is_multiple_of(qemu);
         let outcome = if by_qemu { qemu_judges(&left) } else { Ok(()) };
