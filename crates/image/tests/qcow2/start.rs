@@ -92,8 +92,12 @@ fn by_kiln(noise: &mut Noise) -> Start {
     let create = kind(noise);
     let sectors_per_cluster = 1u64 << (create.cluster_bits - 9);
     // Disks of large clusters have fewer of them, or copying these would take most of the time.
-    let most = if create.cluster_bits < 17 { 20 } else { 4 };
-    let len = (6 + noise.below(most)) * sectors_per_cluster + noise.below(sectors_per_cluster);
+    let (least, more) = match create.cluster_bits {
+        ..=11 => (6, 20),
+        12..=13 => (4, 10),
+        _ => (3, 4),
+    };
+    let len = (least + noise.below(more)) * sectors_per_cluster + noise.below(sectors_per_cluster);
     let mut sectors = vec![0; len.max(8) as usize];
     let mut create = Create { size: sectors.len() as u64 * 512, ..create };
     let ground = noise.next().is_multiple_of(2).then(|| {

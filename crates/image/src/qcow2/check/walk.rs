@@ -9,6 +9,7 @@ use super::super::tables::{Named, l2_tables};
 use super::{Blocks, Check, Counters, Use};
 use crate::Error;
 use crate::storage;
+use crate::zeros::is_zero;
 
 /// One walk, which counts references.
 pub(super) struct Walk<'a, 'b> {
@@ -82,8 +83,8 @@ impl<'a, 'b> Walk<'a, 'b> {
             self.count(Use::L2, "L2 table", l2, layout.cluster());
             if l2 < self.check.file_len {
                 storage::read(self.check.storage, &mut bytes, l2).map_err(self.check.failed(l2))?;
-                let entries = bytes.chunks_exact(layout.entry_len() as usize).map(Entry::decode);
-                entries.enumerate().for_each(|(number, entry)| self.l2_entry(l2, number, entry, is_active));
+                used(&bytes, layout.entry_len())
+                    .for_each(|(number, entry)| self.l2_entry(l2, number, entry, is_active));
             }
             self.times = 1;
         }
@@ -283,7 +284,7 @@ pub(super) fn copied_flags(check: &mut Check<'_>, blocks: &mut Blocks) -> Result
             continue;
         }
         storage::read(check.storage, &mut bytes, l2).map_err(check.failed(l2))?;
-        for entry in bytes.chunks_exact(layout.entry_len() as usize).map(Entry::decode) {
+        for (_, entry) in used(&bytes, layout.entry_len()) {
             let (Kind::Standard { host } | Kind::Zero { host: Some(host) }) = entry.kind(&layout) else { continue };
             if layout.within(host) != 0 {
                 continue;
@@ -298,6 +299,19 @@ pub(super) fn copied_flags(check: &mut Check<'_>, blocks: &mut Blocks) -> Result
         }
     }
     Ok(())
+}
+
+// The entries of an L2 table with their numbers, but for those in runs of zeros: they have nothing to tell, and most of a
+// table is made of them.
+fn used(table: &[u8], entry: u64) -> impl Iterator<Item = (usize, Entry)> {
+    /// Bytes looked at together: a whole number of entries, and of them in the smallest table.
+    const RUN: usize = 512;
+    let entry = entry as usize;
+    let runs = table.chunks(RUN).enumerate().filter(|(_, run)| !is_zero(run));
+    runs.flat_map(move |(number, run)| {
+        let first = number * RUN / entry;
+        run.chunks_exact(entry).enumerate().map(move |(index, bytes)| (first + index, Entry::decode(bytes)))
+    })
 }
 
 // A damaged image's names may have 64 KiB, and stand in as many messages as it has tables.
