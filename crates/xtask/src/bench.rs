@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: measurements beside a peer, in one run, as ratios of medians.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -10,6 +10,7 @@ use kiln_lab::machine::Lab;
 use kiln_lab::options::Options;
 use kiln_lab::protocol::{Exit, Run};
 
+use crate::cargo::cargo;
 use crate::setup;
 
 /// Measure kiln beside a peer
@@ -111,7 +112,7 @@ impl Bench {
 }
 
 pub(crate) fn release_build() -> Result<PathBuf> {
-    let status = Command::new("cargo").args(["build", "--release", "--quiet", "--package", "kiln"]).status();
+    let status = cargo().args(["build", "--release", "--quiet", "--package", "kiln"]).status();
     if !status.context("running cargo")?.success() {
         bail!("building kiln failed");
     }

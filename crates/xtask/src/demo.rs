@@ -19,6 +19,7 @@ use kiln_lab::protocol::Run;
 use kiln_lab::screen::{Font, Grid};
 use kiln_rfb::viewer::Viewer;
 
+use crate::cargo::cargo;
 use crate::setup;
 
 /// Install what the demo needs (by apt, as root or with sudo), then boot Debian's installer on kiln
@@ -111,7 +112,7 @@ impl Demo {
 }
 
 fn build() -> Result<PathBuf> {
-    let status = Command::new("cargo").args(["build", "--quiet", "--package", "kiln"]).status();
+    let status = cargo().args(["build", "--quiet", "--package", "kiln"]).status();
     if !status.context("running cargo")?.success() {
         bail!("building kiln failed");
     }

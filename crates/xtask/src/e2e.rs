@@ -1,6 +1,6 @@
 //! `cargo xtask e2e`: what takes too long for every change, run when its code changes.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use kiln_lab::testing::{HOSTILE_FIRST, HOSTILE_SECONDS};
 
+use crate::cargo::cargo;
 use crate::setup;
 
 /// Run a long test: not a part of `cargo xtask test`
@@ -60,7 +61,7 @@ impl Hostile {
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() << 20);
         let first = self.first.unwrap_or_else(clock);
         let tests = |package: &str, more: &[&str]| {
-            let mut cargo = Command::new("cargo");
+            let mut cargo = cargo();
             cargo.args(["test", "-p", package, "--lib"]).args(more);
             cargo.env(HOSTILE_SECONDS, (self.minutes * 60).to_string()).env(HOSTILE_FIRST, first.to_string());
             cargo
@@ -105,7 +106,7 @@ impl E2e {
 impl Powerfail {
     fn run(&self) -> Result<ExitCode> {
         setup::ensure(setup::FOR_TESTS)?;
-        let mut cargo = Command::new("cargo");
+        let mut cargo = cargo();
         cargo.args(["test", "--release", "-p", "kiln-image", "--test", "qcow2"]);
         cargo.args(["--", "--nocapture", "after_a_power_loss"]);
         // Fast, but as watchful as the tests are.
@@ -125,7 +126,7 @@ impl Powerfail {
 impl Kill {
     fn run(&self) -> Result<ExitCode> {
         setup::ensure(setup::FOR_TESTS)?;
-        let mut cargo = Command::new("cargo");
+        let mut cargo = cargo();
         cargo.args(["test", "-p", "kiln", "--test", "command", "--", "--nocapture", "kills::"]);
         cargo.env("KILN_KILLS", self.kills.to_string());
         let status = cargo.status().context("running cargo test")?;

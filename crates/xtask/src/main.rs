@@ -4,6 +4,7 @@ mod bench;
 mod bench_guest;
 mod bench_image;
 mod bench_vnc;
+mod cargo;
 mod clients;
 mod demo;
 mod e2e;

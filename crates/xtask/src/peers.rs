@@ -32,7 +32,7 @@ impl Peers {
         }
         succeed(&["fmt", "--check"])?;
         succeed(&["clippy", "--locked", "--release", "--quiet", "--all-targets", "--", "-D", "warnings"])?;
-        let deny = Command::new("cargo").args(["deny", "--version"]).output();
+        let deny = crate::cargo::cargo().args(["deny", "--version"]).output();
         if deny.is_ok_and(|output| output.status.success()) {
             let config = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deny.toml");
             succeed(&[
@@ -71,7 +71,7 @@ fn target() -> Result<PathBuf> {
 }
 
 fn cargo(words: &[&str]) -> Result<Command> {
-    let mut command = Command::new("cargo");
+    let mut command = crate::cargo::cargo();
     command.args(words).current_dir(FOLDER).env("CARGO_TARGET_DIR", target()?);
     Ok(command)
 }

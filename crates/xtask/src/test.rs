@@ -1,12 +1,13 @@
 //! `cargo xtask test`: sets up what tests need, then runs them all.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use kiln_lab::testing::HOSTILE_SECONDS;
 
+use crate::cargo::cargo;
 use crate::{clients, setup};
 
 /// Install what the tests need (by apt, as root or with sudo, and pip), then run all tests
@@ -23,7 +24,7 @@ impl Test {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         setup::ensure(setup::FOR_TESTS)?;
         clients::ensure()?;
-        let mut cargo = Command::new("cargo");
+        let mut cargo = cargo();
         cargo.arg("test");
         if !self.args.iter().any(|a| a == "-p" || a.starts_with("--package")) {
             cargo.arg("--workspace");

@@ -16,6 +16,7 @@ use kiln_lab::options::Options;
 use kiln_lab::packages::cloud_kernel;
 
 use crate::bench::{release_build, shell};
+use crate::cargo::cargo;
 
 pub(crate) use disk::run as disk;
 pub(crate) use net::run as net;
@@ -164,7 +165,7 @@ fn go(lab: &Lab, subject: &Subject, last: &str) -> Result<Stages> {
 // Without shared libraries, so that one file is all that a guest needs.
 fn build_load() -> Result<PathBuf> {
     let words = ["rustc", "--release", "--quiet", "--package", "kiln-lab", "--example", "load"];
-    let status = Command::new("cargo").args(words).args(["--", "-C", "target-feature=+crt-static"]).status();
+    let status = cargo().args(words).args(["--", "-C", "target-feature=+crt-static"]).status();
     if !status.context("running cargo")?.success() {
         bail!("building the guest's program failed");
     }

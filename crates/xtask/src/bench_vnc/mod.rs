@@ -15,6 +15,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use kiln_rfb::viewer::Viewer;
 
+use crate::cargo::cargo;
+
 use story::{STORIES, Story};
 use subject::Subject;
 
@@ -62,7 +64,7 @@ pub(crate) fn run(runs: usize, only: &str) -> Result<ExitCode> {
 
 fn canvas() -> Result<PathBuf> {
     let words = ["build", "--release", "--quiet", "--package", "kiln-rfb", "--example", "canvas"];
-    if !Command::new("cargo").args(words).status().context("running cargo")?.success() {
+    if !cargo().args(words).status().context("running cargo")?.success() {
         bail!("building canvas failed");
     }
     let target = std::env::current_exe()?;
