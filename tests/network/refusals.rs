@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 
-use super::home::{Home, install};
+use super::home::{Home, KILN, Told, install};
 
 fn kernel(home: &Home) -> String {
     format!("kernel={}", home.file("vmlinuz", "a kernel, as far as anybody has looked"))
@@ -37,6 +37,23 @@ fn a_port_that_is_taken() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     refused(&format!("user,portForward={free}:80,portForward1={free}:81"), 4, &["can't be forwarded"]);
     refused("user,portForward=192.0.2.99:8080:80", 1, &["192.0.2.99:8080/tcp", "not this host's"]);
+}
+
+#[test]
+fn a_port_that_is_roots() {
+    let home = Home::new();
+    let boot = kernel(&home);
+    let line = install(&["--boot", &boot, "--network", "user,portForward=80:80", "--noautoconsole"]);
+    // Root without the right to such ports, which others don't have anyhow.
+    let mut kiln = home.command(&line);
+    if rustix::process::getuid().is_root() {
+        let bare = home.command(&[&["--bounding-set=-net_bind_service", KILN], &line[..]].concat());
+        kiln = std::process::Command::new("setpriv");
+        kiln.args(bare.get_args()).env("KILN_HOME", home.store(""));
+    }
+    let told = Told::from((line.join(" "), kiln.output().unwrap()));
+    told.ends(1).says(&["the port 127.0.0.1:80/tcp can't be forwarded", "1. ", "below 1024 are root's", "8080"]);
+    assert!(home.machines().is_empty());
 }
 
 #[test]
