@@ -75,7 +75,13 @@ impl Talk {
     /// Waits for a text after the last one; gives what came before it.
     #[track_caller]
     pub fn sees(&self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        self.sees_within(text, PATIENCE)
+    }
+
+    /// As [`Talk::sees`], with another patience.
+    #[track_caller]
+    pub fn sees_within(&self, text: &str, patience: Duration) -> String {
+        let deadline = Instant::now() + patience;
         let mut heard = self.heard.0.lock();
         loop {
             let from = heard.seen;

@@ -92,12 +92,25 @@ impl Browser {
 
     /// Waits until the page shows a picture.
     pub fn waits_for(&self, wanted: &Picture) {
+        self.waits_until(|seen| seen == wanted, |seen| seen.difference(wanted));
+    }
+
+    /// Waits until the page shows a text, which `read` finds on its picture.
+    pub fn reads(&self, lines: &[&str], read: impl Fn(&Picture) -> String) {
+        let stands = |seen: &Picture| {
+            let text = read(seen);
+            lines.iter().all(|line| text.contains(line))
+        };
+        self.waits_until(stands, |seen| Some(format!("{seen:?}, on which stands:\n{}\n", read(seen))));
+    }
+
+    fn waits_until(&self, is: impl Fn(&Picture) -> bool, differs: impl Fn(&Picture) -> Option<String>) {
         let end = Instant::now() + PATIENCE;
         let mut talk = self.talk.0.lock();
-        while talk.picture.as_ref() != Some(wanted) {
+        while !talk.picture.as_ref().is_some_and(&is) {
             let late = self.talk.1.wait_until(&mut talk, end).timed_out();
-            let differs = || talk.picture.as_ref().map(|seen| seen.difference(wanted));
-            assert!(!late, "the browser doesn't show it: {:?}; it said {:?}", differs(), talk.said);
+            let differs = || talk.picture.as_ref().and_then(&differs).unwrap_or_default();
+            assert!(!late, "the browser doesn't show it: {}; it said {:?}", differs(), talk.said);
         }
     }
 

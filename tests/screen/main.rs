@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
 
+#[allow(dead_code, reason = "shared with tests/first_hour")]
 mod browser;
 mod desktop;
 mod guest;
