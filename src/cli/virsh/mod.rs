@@ -1,7 +1,10 @@
 //! The name `virsh`: its command line, its words for what goes wrong, and several commands in one argument.
 //!
-//! The verbs are kiln's own. What is otherwise under this name: an empty line after each command, errors as
-//! `error: …`, exit status 0 or 1, `--domain NAME` and its kin beside plain words.
+//! The verbs are kiln's own. What is otherwise under this name: how words are read (`grammar`), an empty line after each
+//! command, errors as `error: …`, exit status 0 or 1.
+
+mod grammar;
+mod text;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -10,7 +13,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-use super::{Verb, dashes, later, print};
+use super::{Verb, dashes, later, manner, print};
 use crate::failure::{Failure, Status};
 
 /// What goes before a command.
@@ -49,11 +52,14 @@ fn run(args: &[OsString]) -> Result<ExitCode, Failure> {
             return Err(wrong("not yet: virsh without a command, which asks for commands")
                 .in_virsh("not yet: virsh without a command; give it one, e.g. virsh list --all"));
         }
-        [one] => split(one)?,
+        [one] => text::split(one)?,
         _ => vec![words],
     };
     // As virsh: nothing is done before every command is understood.
-    let verbs = commands.into_iter().map(|words| parse(words, &globals)).collect::<Result<Vec<_>, _>>()?;
+    let verbs = commands.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    if globals.quiet {
+        manner::be_quiet();
+    }
     let mut last = ExitCode::SUCCESS;
     for verb in verbs {
         last = verb.and_then(Verb::run).unwrap_or_else(|failure| {
@@ -129,102 +135,8 @@ fn connect(uri: &str) -> Result<(), Failure> {
     }
 }
 
-/// Splits a text into commands: words between blanks, quoted or escaped as in virsh, `;` or a new line between commands,
-/// `#` before a comment (virsh(1), "DESCRIPTION" and "NOTES").
-fn split(text: &str) -> Result<Vec<Words>, Failure> {
-    let (mut commands, mut words) = (Vec::new(), Words::new());
-    let mut chars = text.chars().peekable();
-    while let Some(&next) = chars.peek() {
-        match next {
-            ' ' | '\t' => drop(chars.next()),
-            ';' | '\n' => {
-                chars.next();
-                commands.push(std::mem::take(&mut words));
-            }
-            '#' => {
-                while chars.peek().is_some_and(|c| *c != '\n') {
-                    chars.next();
-                }
-            }
-            _ => words.push(word(&mut chars)?),
-        }
-    }
-    commands.push(words);
-    commands.retain(|words| !words.is_empty());
-    Ok(commands)
-}
-
-fn word(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, Failure> {
-    let (mut word, mut quote) = (String::new(), None);
-    while let Some(&c) = chars.peek() {
-        if quote.is_none() && matches!(c, ' ' | '\t' | ';' | '\n') {
-            break;
-        }
-        chars.next();
-        match (c, quote) {
-            ('\'' | '"', None) => quote = Some(c),
-            (c, Some(open)) if c == open => quote = None,
-            ('\\', None | Some('"')) => word.push(chars.next().ok_or_else(|| wrong("dangling \\"))?),
-            (c, _) => word.push(c),
-        }
-    }
-    // As virsh: a single quote that is never closed goes to the end.
-    if quote == Some('"') { Err(wrong("missing \"")) } else { Ok(word) }
-}
-
-/// Options of virsh that stand for plain words, in the words' order.
-const PLAIN: [&str; 9] =
-    ["--domain", "--file", "--size", "--count", "--path", "--interface", "--state", "--codeset", "--keycode"];
-
-// `--domain web` is `web`. A name that the verb has as an option of its own stays one.
-fn without_names_of_operands(words: Words, verb: &clap::Command) -> Words {
-    let own: Vec<&str> = verb.get_opts().filter_map(|option| option.get_long()).collect();
-    let is_plain = |name: &str| PLAIN.contains(&name) && !own.contains(&name.trim_start_matches('-'));
-    let mut all = Words::new();
-    for word in words {
-        match word.split_once('=') {
-            Some((name, value)) if is_plain(name) => all.push(value.into()),
-            _ if is_plain(&word) => {}
-            _ => all.push(word),
-        }
-    }
-    all
-}
-
-/// Verbs that this name has: virsh's among kiln's.
-const VERBS: &[&str] = &[
-    "blockresize",
-    "console",
-    "create",
-    "define",
-    "destroy",
-    "domblklist",
-    "domid",
-    "domif-getlink",
-    "domif-setlink",
-    "domifaddr",
-    "domiflist",
-    "domifstat",
-    "dominfo",
-    "domname",
-    "domstate",
-    "domuuid",
-    "dumpxml",
-    "edit",
-    "list",
-    "reboot",
-    "reset",
-    "resume",
-    "screenshot",
-    "send-key",
-    "setmem",
-    "setvcpus",
-    "shutdown",
-    "start",
-    "suspend",
-    "undefine",
-    "vncdisplay",
-];
+/// What virsh names first of two options that exclude each other.
+const FIRST_OF_TWO: &[&str] = &["--current", "--table", "--nvram", "--tpm", "--guest"];
 
 #[derive(Debug, Parser)]
 #[command(name = "virsh", disable_help_subcommand = true)]
@@ -233,14 +145,10 @@ struct Line {
     verb: Verb,
 }
 
-fn is_verb(name: &str) -> bool {
-    VERBS.contains(&name)
-}
-
 fn help() -> String {
     let mut text =
         String::from("virsh [--connect URI] [--quiet] COMMAND [WORDS]\nvirsh 'COMMAND [WORDS]; COMMAND …'\n\n");
-    for verb in Line::command().get_subcommands().filter(|verb| is_verb(verb.get_name())) {
+    for verb in Line::command().get_subcommands().filter(|verb| grammar::operands(verb.get_name()).is_some()) {
         let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
         text.push_str(&format!("    {:<15}{about}\n", verb.get_name()));
     }
@@ -248,50 +156,41 @@ fn help() -> String {
 }
 
 // A command that virsh refuses only when its turn comes is an error inside.
-fn parse(words: Words, globals: &Globals) -> Result<Result<Verb, Failure>, Failure> {
+fn parse(words: Words) -> Result<Result<Verb, Failure>, Failure> {
     let name = words.first().cloned().unwrap_or_default();
     let command = Line::command();
-    let verb = command.find_subcommand(&name).filter(|_| is_verb(&name)).ok_or_else(|| match later::verb(&name) {
+    let verb = command.find_subcommand(&name).zip(grammar::operands(&name));
+    let (verb, operands) = verb.ok_or_else(|| match later::verb(&name) {
         Some(failure) => failure,
         None => wrong(format!("unknown command: '{name}'")),
     })?;
-    let mut words = without_names_of_operands(words, verb);
-    if name == "list" && globals.quiet {
-        words.push("--bare".into());
-    }
-    words.insert(0, "virsh".into());
+    let words = grammar::read(words, verb, operands)?;
     let line = Line::command().try_get_matches_from(&words).and_then(|matches| Line::from_arg_matches(&matches));
-    match line {
-        Ok(line) => Ok(Ok(line.verb)),
-        Err(error) if error.kind() == ErrorKind::ArgumentConflict => Ok(Err(explain(&name, &error))),
-        Err(error) => Err(explain(&name, &error)),
-    }
+    Ok(line.map(|line| line.verb).map_err(|error| explain(&error)))
 }
 
-// clap's refusals in virsh's words.
-fn explain(verb: &str, error: &clap::Error) -> Failure {
+// What clap refuses of words that virsh would have taken so far.
+fn explain(error: &clap::Error) -> Failure {
     let context = |kind: ContextKind| match error.get(kind) {
         Some(ContextValue::String(word)) => word.clone(),
         Some(ContextValue::Strings(words)) => words.first().cloned().unwrap_or_default(),
         _ => String::new(),
     };
-    let given = context(ContextKind::InvalidArg);
+    let option = |kind: ContextKind| {
+        let text = context(kind);
+        text.split([' ', '=']).next().unwrap_or_default().trim_matches(['<', '>', '.', '[', ']']).to_owned()
+    };
+    let given = option(ContextKind::InvalidArg);
     match error.kind() {
-        ErrorKind::UnknownArgument if given.starts_with('-') => {
-            wrong(format!("command '{verb}' doesn't support option {given}"))
-        }
-        ErrorKind::UnknownArgument => wrong(format!("unexpected data '{given}'")),
-        ErrorKind::MissingRequiredArgument => {
-            let operand = given.trim_matches(['<', '>', '.', '[', ']']).to_lowercase();
-            let operand = if operand == "name" || operand == "id" { "domain".to_owned() } else { operand };
-            wrong(format!("command '{verb}' requires <{operand}> option"))
-        }
         ErrorKind::ArgumentConflict => {
-            let option = |text: String| text.split(' ').next().unwrap_or_default().to_owned();
-            let mut both = [option(given), option(context(ContextKind::PriorArg))];
+            let mut both = [given, option(ContextKind::PriorArg)];
             // virsh names this one first, however they are given.
-            both.sort_by_key(|option| !matches!(option.as_str(), "--current" | "--table" | "--nvram"));
+            both.sort_by_key(|option| !FIRST_OF_TWO.contains(&option.as_str()));
             wrong(format!("Options {} and {} are mutually exclusive", both[0], both[1]))
+        }
+        ErrorKind::ValueValidation => {
+            let (value, name) = (context(ContextKind::InvalidValue), given.trim_start_matches('-'));
+            wrong(format!("Numeric value '{value}' for <{name}> option is malformed or out of range"))
         }
         _ => {
             let text = error.to_string();
@@ -304,47 +203,25 @@ fn explain(verb: &str, error: &clap::Error) -> Failure {
 mod tests {
     use super::*;
 
-    #[test]
-    fn texts_are_split_as_virsh_does() {
-        let words = |text: &str| split(text).unwrap();
-        assert_eq!(words("list --all; domid web"), [vec!["list", "--all"], vec!["domid", "web"]]);
-        assert_eq!(
-            words("define 'a b.xml';;\nstart a\\ b # it\nlist"),
-            [vec!["define", "a b.xml"], vec!["start", "a b"], vec!["list"]]
-        );
-        assert_eq!(words("x \"a;'\\\"b\"''"), [vec!["x", "a;'\"b"]]);
-        assert!(split("list \"x").is_err() && split("list x\\").is_err());
-        assert!(words(" ; ").is_empty());
-    }
-
-    fn refused(words: &[&str]) -> String {
-        let words = words.iter().map(|word| (*word).to_owned()).collect();
-        parse(words, &Globals::default()).and_then(|late| late).unwrap_err().told_by_virsh()
+    fn refused(line: &str) -> String {
+        let words = line.split(' ').map(str::to_owned).collect();
+        parse(words).and_then(|late| late).unwrap_err().told_by_virsh()
     }
 
     #[test]
     fn what_is_wrong_is_told_in_virshs_words() {
-        assert_eq!(refused(&["bogus"]), "error: unknown command: 'bogus'\n");
-        assert_eq!(refused(&["ls"]), "error: unknown command: 'ls'\n", "kiln's own names are not virsh's");
-        assert_eq!(refused(&["list", "--bogus"]), "error: command 'list' doesn't support option --bogus\n");
-        assert_eq!(refused(&["domid"]), "error: command 'domid' requires <domain> option\n");
-        assert_eq!(refused(&["domid", "web", "extra"]), "error: unexpected data 'extra'\n");
-        assert_eq!(refused(&["define"]), "error: command 'define' requires <file> option\n");
-        assert_eq!(
-            refused(&["setmem", "web", "1G", "--current", "--config"]),
-            "error: Options --current and --config are mutually exclusive\n"
-        );
-    }
-
-    #[test]
-    fn operands_may_have_their_names() {
-        let words = ["setmem", "--domain", "web", "--size=1G", "--config"].map(str::to_owned).to_vec();
-        let verb = parse(words, &Globals::default()).unwrap().unwrap();
-        assert!(matches!(verb, Verb::SetMem(_)));
-        let words = ["domifaddr", "--domain", "web", "--interface", "vnet0"].map(str::to_owned).to_vec();
-        assert!(
-            matches!(parse(words, &Globals::default()).unwrap().unwrap(), Verb::Domifaddr(_)),
-            "its own option stays"
-        );
+        for (line, why) in [
+            ("bogus", "unknown command: 'bogus'"),
+            // kiln's own names are not virsh's.
+            ("ls", "unknown command: 'ls'"),
+            ("list --bogus", "command 'list' doesn't support option --bogus"),
+            ("domid", "command 'domid' requires <domain> option"),
+            ("domid web extra", "unexpected data 'extra'"),
+            ("define", "command 'define' requires <file> option"),
+            ("setmem web 1G --current --config", "Options --current and --config are mutually exclusive"),
+            ("send-key web --holdtime x 1", "Numeric value 'x' for <holdtime> option is malformed or out of range"),
+        ] {
+            assert_eq!(refused(line), format!("error: {why}\n"), "{line}");
+        }
     }
 }
