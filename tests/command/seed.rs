@@ -169,7 +169,7 @@ fn every_line_has_an_answer() {
 
 #[test]
 fn every_line_that_works_is_run() {
-    kiln_lab::needs_kvm!(400, KILN);
+    kiln_lab::needs_kvm!(600, KILN);
     let home = Home::new();
     let boot = guest::boot(&home, SHELL);
     let tree = guest::tree(&home, SHELL);
