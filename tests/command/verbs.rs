@@ -223,6 +223,24 @@ fn disks_go_with_their_machine_or_it_stays() {
 }
 
 #[test]
+fn a_machine_that_does_not_answer_hides_no_other() {
+    let home = Home::new();
+    for name in ["db", "web"] {
+        home.kiln(&["define", &home.file("m.xml", document(name, ""))]).ends(0);
+    }
+    // As a process that has come no further than its lock.
+    let folder = home.store("run/machines/web");
+    fs::create_dir_all(&folder).unwrap();
+    let _held = kiln::machine::lock::try_lock(&folder.join("lock")).unwrap().unwrap();
+    let told = home.kiln(&["list", "--all", "--state-other", "--state-shutoff"]).ends(0);
+    told.says(&[
+        " -    db     shut off",
+        " -    web    no state",
+        "note: \"web\" runs, but does not answer: Its log: ",
+    ]);
+}
+
+#[test]
 fn what_the_format_does_not_have_is_refused_when_that_is_asked_for() {
     let home = Home::new();
     let xml = home.file("web.xml", document("web", "<memroy>1</memroy><devices><disc/></devices>"));
