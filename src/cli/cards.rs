@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use kiln_domain::Domain;
 use kiln_domain::xml::Element;
 use serde_json::{Value, json};
 
-use super::machine::{done, end};
+use super::machine::end;
+use super::manner::{is_quiet, said};
 use super::table::table;
 use crate::failure::{Failure, Status};
 use crate::machine::Known;
@@ -39,14 +40,6 @@ pub(super) struct Statistics {
     json: bool,
 }
 
-/// Where addresses are known from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Source {
-    Lease,
-    Agent,
-    Arp,
-}
-
 /// Print the addresses that a running machine has been given
 #[derive(Debug, Args)]
 pub(super) struct Addresses {
@@ -59,8 +52,8 @@ pub(super) struct Addresses {
     #[arg(long)]
     full: bool,
     /// Where they are known from; kiln gives the leases itself
-    #[arg(long, value_enum, default_value = "lease")]
-    source: Source,
+    #[arg(long, value_name = "lease", default_value = "lease")]
+    source: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -81,13 +74,6 @@ pub(super) struct GetLink {
     json: bool,
 }
 
-/// A cable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Cable {
-    Up,
-    Down,
-}
-
 /// Plug a network card's cable in (up) or out (down)
 #[derive(Debug, Args)]
 pub(super) struct SetLink {
@@ -96,8 +82,7 @@ pub(super) struct SetLink {
     /// The card, by its name (vnet0) or MAC address
     interface: String,
     /// up or down
-    #[arg(value_enum)]
-    state: Cable,
+    state: String,
     /// From the next start on
     #[arg(long)]
     config: bool,
@@ -157,7 +142,7 @@ impl List {
         let data = cards.iter().map(
             |c| json!({ "interface": c.name, "type": c.kind, "source": c.source, "model": c.model, "mac": c.mac }),
         );
-        end(self.json, &data.collect(), &table(Some(&["Interface", "Type", "Source", "Model", "MAC"]), &rows))
+        end(self.json, &data.collect(), &table(&["Interface", "Type", "Source", "Model", "MAC"], &rows))
     }
 }
 
@@ -197,9 +182,12 @@ impl Statistics {
         let what = format!("Failed to get interface stats {} {}", self.name, self.interface);
         let cards = ask(&known, &what)?;
         let card = find(&cards, &self.interface).ok_or_else(|| {
-            Failure::new(Status::NotFound, what)
-                .why(format!("invalid argument: '{}' is not a known interface", self.interface))
+            let why = format!("invalid argument: '{}' is not a known interface", self.interface);
+            Failure::new(Status::NotFound, what.clone())
+                .why(why.clone())
                 .advise(format!("kiln domiflist {}", self.name))
+                .in_virsh(why)
+                .headed_in_virsh(what)
         })?;
         let (mut text, mut data) = (String::new(), serde_json::Map::new());
         for way in ["rx", "tx"] {
@@ -215,15 +203,20 @@ impl Statistics {
 
 impl Addresses {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let known = Known::of(&self.name)?;
         let what = "Failed to query for interfaces addresses";
-        match self.source {
-            Source::Lease => {}
-            Source::Agent => return Err(refused(what, "kiln talks to no agent in guests yet")),
-            Source::Arp => return Err(refused(what, "a user-mode network is in no ARP table of the host's")),
+        match self.source.as_str() {
+            "lease" => {}
+            "agent" => return Err(refused(what, "kiln talks to no agent in guests yet")),
+            "arp" => return Err(refused(what, "a user-mode network is in no ARP table of the host's")),
+            other => {
+                return Err(Failure::new(Status::Usage, format!("--source {other}: lease is expected"))
+                    .in_virsh(format!("Unknown data source '{other}'")));
+            }
         }
+        let known = Known::of(&self.name)?;
         let cards = ask(&known, what)?;
-        let mut text = " Name       MAC address          Protocol     Address\n".to_owned() + &"-".repeat(79) + "\n";
+        let head = " Name       MAC address          Protocol     Address\n".to_owned() + &"-".repeat(79) + "\n";
+        let mut text = if is_quiet() { String::new() } else { head };
         let mut data = Vec::new();
         for card in cards.iter().filter(|card| self.interface.as_deref().is_none_or(|wanted| is_told(card, wanted))) {
             for (number, lease) in card["leases"].as_array().into_iter().flatten().enumerate() {
@@ -279,7 +272,14 @@ fn is_wanted(device: &Element, wanted: &str) -> bool {
 impl SetLink {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
         let known = Known::of(&self.name)?;
-        let up = self.state == Cable::Up;
+        let up = match self.state.as_str() {
+            "up" => true,
+            "down" => false,
+            other => {
+                return Err(Failure::new(Status::Usage, format!("{other:?}: up or down is expected"))
+                    .in_virsh(format!("invalid link state '{other}'")));
+            }
+        };
         match known.find()? {
             Some(running) if !self.config => {
                 let cards = &running.record.network.cards;
@@ -295,7 +295,7 @@ impl SetLink {
                 self.define(&known, mac.as_deref().unwrap_or(&self.interface), up)?;
             }
         }
-        done("Device updated successfully\n")
+        said("Device updated successfully\n")
     }
 
     fn define(&self, known: &Known, card: &str, up: bool) -> Result<(), Failure> {

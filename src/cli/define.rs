@@ -1,4 +1,4 @@
-//! Verbs that change what is defined: define, edit, undefine.
+//! Verbs that write definitions: define, edit.
 
 use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
@@ -8,11 +8,11 @@ use std::process::{Command, ExitCode};
 
 use clap::Args;
 
-use super::machine::{One, done};
+use super::machine::One;
+use super::manner::{mentioned, said};
 use crate::failure::{Failure, Status};
 use crate::machine::definition::{self, Prepared};
-use crate::machine::storage::{self, Volume};
-use crate::machine::{Known, Store, bases};
+use crate::machine::{Known, Store, validate};
 use crate::plan::template;
 
 /// Keep a machine's definition: new, or in place of the one it has
@@ -25,6 +25,9 @@ pub(super) struct Define {
     /// A variable of the template; once per variable
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
+    /// Refuse elements that libvirt's format does not have
+    #[arg(long)]
+    validate: bool,
 }
 
 impl Define {
@@ -34,6 +37,9 @@ impl Define {
             let store = Store::here()?;
             let changing = store.change()?;
             let prepared = definition::prepare(&store, &text)?;
+            if self.validate {
+                validate::check(&prepared.domain)?;
+            }
             definition::keep(&store, &changing, &prepared)?;
             Ok(prepared)
         };
@@ -41,7 +47,7 @@ impl Define {
             failure.headed_in_virsh(format!("Failed to define domain from {}", self.file.display()))
         })?;
         tell(&prepared);
-        done(&format!("Domain '{}' defined from {}\n", prepared.name, self.file.display()))
+        said(&format!("Domain '{}' defined from {}\n", prepared.name, self.file.display()))
     }
 
     // The document in the file, or what comes of the template in it.
@@ -65,6 +71,9 @@ fn tell(prepared: &Prepared) {
 pub(super) struct Edit {
     #[command(flatten)]
     one: One,
+    /// Keep elements that libvirt's format does not have, as edit does anyway
+    #[arg(long, hide = true)]
+    skip_validate: bool,
 }
 
 /// The text while it is edited. It is removed in the end, unless its changes would be lost.
@@ -98,7 +107,11 @@ impl Draft {
         let status = Command::new("/bin/sh").args(["-c", &format!("{editor} \"$1\""), "sh"]).arg(&self.path).status();
         match status {
             Ok(status) if status.success() => definition::read(&self.path),
-            Ok(status) => Err(trouble(status.to_string())),
+            Ok(status) => Err(trouble(status.to_string()).in_virsh(format!(
+                "internal error: Child process ({editor} {}) unexpected {}",
+                self.path.display(),
+                status.to_string().replace(": ", " ")
+            ))),
             Err(e) => Err(trouble(e.to_string())),
         }
     }
@@ -129,15 +142,15 @@ impl Edit {
         loop {
             let text = draft.edit()?;
             if text == before {
-                return done(&format!("Domain '{}' XML configuration not changed.\n", known.name));
+                return said(&format!("Domain '{}' XML configuration not changed.\n", known.name));
             }
             match keep(&known, &before, &text) {
                 Ok(prepared) => {
                     tell(&prepared);
                     if known.runs() {
-                        eprintln!("note: it counts from the next start on");
+                        mentioned("note: it counts from the next start on");
                     }
-                    return done(&format!("Domain '{}' XML configuration edited.\n", known.name));
+                    return said(&format!("Domain '{}' XML configuration edited.\n", known.name));
                 }
                 Err(failure) if asked_again(&failure) => {}
                 Err(failure) => {
@@ -167,101 +180,4 @@ fn keep(known: &Known, before: &str, text: &str) -> Result<Prepared, Failure> {
     }
     definition::keep(&known.store, &changing, &prepared)?;
     Ok(prepared)
-}
-
-/// Remove a machine's definition; its disks are kept, unless asked for otherwise
-///
-/// A machine that runs goes on; it is gone when it stops, unless it is defined again before that.
-#[derive(Debug, Args)]
-pub(super) struct Undefine {
-    #[command(flatten)]
-    one: One,
-    /// Remove the files of its disks, too: those that it may write to and nobody else uses
-    #[arg(long)]
-    remove_all_storage: bool,
-    /// Remove the files of these disks: names or paths, with commas between them
-    #[arg(long, value_name = "DISKS", conflicts_with = "remove_all_storage")]
-    storage: Option<String>,
-    /// Remove saved state: there is none
-    #[arg(long, hide = true)]
-    managed_save: bool,
-    /// Remove snapshots' metadata: images keep their own
-    #[arg(long, hide = true)]
-    snapshots_metadata: bool,
-    /// Remove checkpoints' metadata: there is none
-    #[arg(long, hide = true)]
-    checkpoints_metadata: bool,
-    /// Remove firmware's variables: there are none
-    #[arg(long, hide = true, conflicts_with = "keep_nvram")]
-    nvram: bool,
-    /// Keep firmware's variables: there are none
-    #[arg(long, hide = true)]
-    keep_nvram: bool,
-}
-
-impl Undefine {
-    pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let known = self.one.known()?;
-        let wanted: Option<Vec<String>> =
-            self.storage.as_ref().map(|words| words.split(',').map(str::to_owned).collect());
-        let removes = self.remove_all_storage || wanted.is_some();
-        if removes && known.runs() {
-            return Err(Failure::new(Status::Conflict, format!("{:?} is running: its disks are in use", known.name))
-                .advise(format!("Stop it first: kiln shutdown {0}, or kiln destroy {0}", known.name))
-                .in_virsh("Storage volume deletion is supported only on stopped domains"));
-        }
-        let (code, volumes) = {
-            // Held to the end: nobody defines a machine on its disks meanwhile.
-            let changing = known.store.change()?;
-            let definition = match known.definition() {
-                Ok(definition) => Some(definition),
-                // One that can't be understood can be removed; its disks are nobody's to remove then.
-                Err(_) if known.is_persistent() && !removes => None,
-                Err(failure) => {
-                    return Err(failure.headed_in_virsh(format!("Failed to undefine domain '{}'", known.name)));
-                }
-            };
-            let volumes =
-                definition.as_ref().map(|domain| storage::volumes(&known, domain, wanted.as_deref())).transpose()?;
-            let files = definition.as_ref().map(bases::files_of_machine).unwrap_or_default();
-            changing.remove(&known.name)?;
-            let code = done(&format!("Domain '{}' has been undefined\n", known.name))?;
-            for base in bases::idle(&known.store, &files) {
-                let shown = base.display();
-                eprintln!("no machine lies on the base {shown} any more\n  > {}", bases::how_to_release(&base));
-            }
-            let volumes = volumes.unwrap_or_default();
-            (if removes { remove(&volumes)? } else { code }, volumes)
-        };
-        if !removes {
-            volumes.iter().for_each(|volume| eprintln!("kept: {}", volume.path.display()));
-        }
-        if known.runs() {
-            eprintln!("note: {:?} goes on until it stops", known.name);
-        }
-        Ok(code)
-    }
-}
-
-// Removes what may go, and tells what stays. What should have gone and couldn't makes it a failure.
-fn remove(volumes: &[Volume]) -> Result<ExitCode, Failure> {
-    let mut failed = None;
-    for Volume { target, path, kept } in volumes {
-        let shown = path.display();
-        match kept.clone().map_or_else(|| storage::remove(path).map_err(|why| (why, true)), |why| Err((why, false))) {
-            Ok(()) => drop(done(&format!("Volume '{target}'({shown}) removed.\n"))?),
-            Err((why, is_failure)) => {
-                eprintln!("kept: {shown}: {why}");
-                if is_failure {
-                    failed = Some((path, why));
-                }
-            }
-        }
-    }
-    match failed {
-        None => Ok(ExitCode::SUCCESS),
-        Some((path, why)) => {
-            Err(Failure::new(Status::Failed, format!("{} could not be removed", path.display())).why(why))
-        }
-    }
 }

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{print, size};
+use super::manner::said;
+use super::size;
 use crate::failure::{Failure, Status};
 use crate::machine::Known;
+use crate::runner::keymap::codeset::Codeset;
 use crate::runner::keymap::qcode;
 
 /// Press keys of a machine's keyboard: KEY_LEFTCTRL KEY_LEFTALT KEY_F2
@@ -15,7 +17,7 @@ use crate::runner::keymap::qcode;
 pub(super) struct SendKey {
     /// Name of the machine
     name: String,
-    /// What keys are named by: linux (KEY_A), or the numbers of atset1 or qnum
+    /// What keys are named by: linux (KEY_A, or numbers), or the numbers of another set that virsh knows
     #[arg(long, value_name = "CODESET", default_value = "linux")]
     codeset: String,
     /// How long they are held, in milliseconds
@@ -32,9 +34,15 @@ const MOST_KEYS: usize = 16;
 impl SendKey {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
         if self.keys.len() > MOST_KEYS {
-            return Err(Failure::new(Status::Usage, format!("more than {MOST_KEYS} keys at once")));
+            return Err(Failure::new(Status::Usage, format!("more than {MOST_KEYS} keys at once"))
+                .in_virsh("too many keycodes"));
         }
-        let numbers = self.keys.iter().map(|key| self.number(key)).collect::<Result<Vec<u8>, _>>()?;
+        let codeset = Codeset::named(&self.codeset).ok_or_else(|| {
+            Failure::new(Status::Usage, format!("there is no codeset {}", self.codeset))
+                .advise(format!("There are: {}", Codeset::names()))
+                .in_virsh(format!("unknown codeset: '{}'", self.codeset))
+        })?;
+        let numbers = self.keys.iter().map(|key| self.number(codeset, key)).collect::<Result<Vec<u8>, _>>()?;
         let keys: Vec<Value> = numbers.iter().map(|number| json!({ "type": "number", "data": number })).collect();
         let mut arguments = json!({ "keys": keys });
         if let (Some(hold), Some(arguments)) = (self.holdtime, arguments.as_object_mut()) {
@@ -44,32 +52,36 @@ impl SendKey {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn number(&self, key: &str) -> Result<u8, Failure> {
-        let wrong = |why: &str| Failure::new(Status::Usage, format!("the key {key:?}: {why}"));
-        match self.codeset.as_str() {
-            "linux" => qcode::linux(key).ok_or_else(|| {
-                wrong("a name of linux/input-event-codes.h is expected, such as KEY_A, KEY_ENTER, KEY_LEFTCTRL")
-            }),
-            "qnum" => {
-                number(key).and_then(|number| u8::try_from(number).ok()).ok_or_else(|| wrong("0 to 255 is expected"))
-            }
-            "atset1" => match number(key) {
-                Some(plain @ 0..=0x7f) => Ok(plain as u8),
-                Some(extended @ 0xe000..=0xe07f) => Ok(extended as u8 | 0x80),
-                _ => Err(wrong("0 to 0x7f or 0xe000 to 0xe07f is expected")),
-            },
-            other => Err(Failure::new(Status::Usage, format!("not yet: --codeset {other}"))
-                .advise("There are: linux (names such as KEY_A), atset1 and qnum (numbers).")),
+    fn number(&self, codeset: Codeset, key: &str) -> Result<u8, Failure> {
+        if let Some(key) = Some(key).filter(|_| codeset == Codeset::Linux).and_then(qcode::linux) {
+            return Ok(key);
         }
+        let set = &self.codeset;
+        let wrong = |why: String| Failure::new(Status::Usage, format!("the key {key:?}: {why}"));
+        let number = number(key).ok_or_else(|| {
+            let name = "a name of linux/input-event-codes.h is expected, such as KEY_A, KEY_ENTER, KEY_LEFTCTRL";
+            let why = if codeset == Codeset::Linux {
+                format!("{name}, or its number")
+            } else {
+                "a number is expected".into()
+            };
+            wrong(why).in_virsh(format!("invalid keycode: '{key}'"))
+        })?;
+        codeset.key(number).ok_or_else(|| {
+            wrong(format!("no key of the keyboard has this number in the codeset {set}"))
+                .in_virsh(format!("internal error: invalid keycode {number} of {set} codeset"))
+        })
     }
 }
 
-// Decimal, or hexadecimal behind 0x.
-fn number(text: &str) -> Option<u16> {
-    match text.strip_prefix("0x") {
-        Some(hex) => u16::from_str_radix(hex, 16).ok(),
-        None => text.parse().ok(),
-    }
+// As C's strtoul does: hexadecimal behind 0x, octal behind 0, else decimal.
+fn number(text: &str) -> Option<u32> {
+    let (digits, radix) = match (text.strip_prefix("0x"), text.strip_prefix('0')) {
+        (Some(digits), _) => (digits, 16),
+        (None, Some(digits)) if !digits.is_empty() => (digits, 8),
+        _ => (text, 10),
+    };
+    u32::from_str_radix(digits, radix).ok().filter(|_| !digits.starts_with('+'))
 }
 
 /// Change the length of a running machine's disk; the guest is told
@@ -109,8 +121,7 @@ impl BlockResize {
         }
         let arguments = json!({ "device": disk["device"], "size": bytes });
         running.command_with("block_resize", arguments, None)?;
-        print(&format!("Block device '{}' is resized\n", self.path))?;
-        Ok(ExitCode::SUCCESS)
+        said(&format!("Block device '{}' is resized\n", self.path))
     }
 }
 
@@ -122,14 +133,14 @@ mod tests {
     fn keys_by_name_and_number() {
         let keys = |codeset: &str, key: &str| {
             let words = SendKey { name: "web".into(), codeset: codeset.into(), holdtime: None, keys: vec![key.into()] };
-            words.number(key).map_err(|failure| failure.to_string())
+            words.number(Codeset::named(codeset).unwrap(), key).map_err(|failure| failure.to_string())
         };
-        assert_eq!(keys("linux", "KEY_ENTER"), Ok(0x1c));
+        assert_eq!((keys("linux", "KEY_ENTER"), keys("linux", "28")), (Ok(0x1c), Ok(0x1c)));
+        assert_eq!((keys("linux", "0x1e"), keys("linux", "036")), (Ok(0x1e), Ok(0x1e)));
         assert_eq!((keys("qnum", "0x9d"), keys("qnum", "30")), (Ok(0x9d), Ok(30)));
-        assert_eq!((keys("atset1", "0xe01d"), keys("atset1", "29")), (Ok(0x9d), Ok(0x1d)));
-        assert!(keys("atset1", "0x9d").is_err() && keys("atset1", "0xe080").is_err());
         assert!(keys("linux", "ENTER").unwrap_err().contains("such as KEY_A"));
-        assert!(keys("usb", "4").unwrap_err().contains("not yet: --codeset usb"));
-        assert!(keys("qnum", "300").unwrap_err().contains("0 to 255"));
+        assert!(keys("usb", "KEY_A").unwrap_err().contains("a number is expected"));
+        assert!(keys("usb", "300").unwrap_err().contains("has this number in the codeset usb"));
+        assert!(keys("linux", "+1").is_err() && keys("linux", "-1").is_err() && keys("linux", "0x").is_err());
     }
 }

@@ -61,7 +61,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("--machine", "every machine is q35"),
     ("--uuid", "kiln gives one"),
     ("--autostart", "machines start when they are told to"),
-    ("--transient", "machines are defined so far"),
+    ("--transient", "install keeps what it makes; kiln create starts machines from XML that are not kept"),
     ("--destroy-on-exit", "machines go on"),
     ("--check", "every check is made"),
     ("--noacpi", "ACPI is the template's"),
@@ -94,7 +94,6 @@ const VERBS: &[&str] = &[
     "change-media",
     "cpu-stats",
     "help",
-    "link",
 ];
 
 /// What to say of an option that virt-install has.
@@ -115,5 +114,31 @@ pub(super) fn verb(given: &str) -> Option<Failure> {
         _ => VERBS.contains(&given).then(|| {
             Failure::new(Status::Usage, format!("not yet: kiln {given}")).advise("kiln --help lists what there is.")
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::super::Words;
+    use super::*;
+
+    #[test]
+    fn what_there_is_is_not_said_to_come_later() {
+        let words = Words::command();
+        for name in VERBS {
+            assert!(words.find_subcommand(name).is_none(), "{name}");
+        }
+        let install = words.find_subcommand("install").unwrap();
+        for (name, _) in OPTIONS {
+            let given = |option: &clap::Arg| {
+                let longs = option.get_long_and_visible_aliases().unwrap_or_default();
+                let shorts = option.get_short_and_visible_aliases().unwrap_or_default();
+                longs.iter().any(|long| *name == format!("--{long}"))
+                    || shorts.iter().any(|short| *name == format!("-{short}"))
+            };
+            assert!(!install.get_opts().any(given), "{name}");
+        }
     }
 }

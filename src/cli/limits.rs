@@ -26,6 +26,11 @@ struct Affected {
 }
 
 impl Affected {
+    // What is changed, by which is told how far it may be.
+    fn of(self, known: &Known) -> Result<Domain, Failure> {
+        if self.config && !self.live { known.definition() } else { known.document() }
+    }
+
     // Only definitions can be changed so far.
     fn check(self, known: &Known, what: &str, why: &str) -> Result<(), Failure> {
         let not_running = "Requested operation is not valid: domain is not running";
@@ -64,6 +69,12 @@ pub(super) struct SetVcpus {
     /// The most that it may have; goes with --config
     #[arg(long)]
     maximum: bool,
+    /// By the guest's agent: refused, with the reason
+    #[arg(long, hide = true, conflicts_with = "config")]
+    guest: bool,
+    /// Let the processors be unplugged again: refused, with the reason
+    #[arg(long, hide = true)]
+    hotpluggable: bool,
     #[command(flatten)]
     affected: Affected,
 }
@@ -81,18 +92,25 @@ fn change(known: &Known, how: impl FnOnce(&mut Domain) -> Result<(), Failure>) -
 }
 
 impl SetMem {
+    fn no_size(&self) -> Failure {
+        let what = format!("Scaled numeric value '{}' for <size> option is malformed or out of range", self.size);
+        let suffix = self.size.trim_start_matches(|c: char| c.is_ascii_digit());
+        let failure = Failure::new(Status::Usage, format!("{:?}: a number of KiB is expected, or e.g. 2G", self.size));
+        match suffix {
+            "" => failure.in_virsh(what),
+            _ if suffix == self.size => failure.in_virsh(what),
+            _ => failure.in_virsh(format!("invalid argument: unknown suffix '{suffix}'")).headed_in_virsh(what),
+        }
+    }
+
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        let bytes = size::parse(&self.size, 1 << 10).ok_or_else(|| {
-            Failure::new(Status::Usage, format!("{:?}: a number of KiB is expected, or e.g. 2G", self.size)).in_virsh(
-                format!("Scaled numeric value '{}' for <size> option is malformed or out of range", self.size),
-            )
-        })?;
+        let bytes = size::parse(&self.size, 1 << 10).ok_or_else(|| self.no_size())?;
         if bytes == 0 {
             return Err(Failure::new(Status::Usage, "a machine can't run without memory")
                 .in_virsh("memory in virDomainSetMemoryFlags must not be zero"));
         }
         let known = Known::of(&self.name)?;
-        let most = known.document()?.memory().map_err(|e| understood(&e))?;
+        let most = self.affected.of(&known)?.memory().map_err(|e| understood(&e))?;
         if bytes > most {
             return Err(Failure::new(
                 Status::Usage,
@@ -113,6 +131,19 @@ impl SetMem {
 }
 
 impl SetVcpus {
+    fn check_kind(&self) -> Result<(), Failure> {
+        let refuse = |option: &str, why: &str| {
+            Err(Failure::new(Status::Usage, format!("not yet: {option}"))
+                .why(why)
+                .advise("With --config another number counts from the next start on."))
+        };
+        match self {
+            Self { guest: true, .. } => refuse("--guest", "kiln talks to no agent in guests so far"),
+            Self { hotpluggable: true, .. } => refuse("--hotpluggable", "kiln can't plug processors yet"),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
         let count: u32 = self.count.parse().map_err(|_| {
             Failure::new(Status::Usage, format!("{:?}: a number of virtual CPUs is expected", self.count))
@@ -126,9 +157,10 @@ impl SetVcpus {
             return Err(Failure::new(Status::Usage, "--maximum goes with --config: it counts from the next start on")
                 .in_virsh("Option --config is required by option --maximum"));
         }
+        self.check_kind()?;
         let known = Known::of(&self.name)?;
         if !self.maximum {
-            let most = known.document()?.most_vcpus().map_err(|e| understood(&e))?;
+            let most = self.affected.of(&known)?.most_vcpus().map_err(|e| understood(&e))?;
             if count > most {
                 return Err(Failure::new(Status::Usage, format!("the machine has at most {most} virtual CPUs"))
                     .advise(format!("First: kiln setvcpus {} {count} --maximum --config", known.name))

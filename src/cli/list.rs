@@ -52,12 +52,64 @@ pub(super) struct List {
     /// Print JSON
     #[arg(long, conflicts_with_all = ["name", "uuid", "id", "table"])]
     json: bool,
-    /// Rows without the head: what virsh prints when it is told to be quiet
-    #[arg(long, hide = true)]
-    bare: bool,
+    #[command(flatten)]
+    having: Having,
 }
 
+/// What virsh can choose machines by and kiln's don't have: all are without it.
+#[derive(Debug, Args)]
+struct Having {
+    /// Those in another state, among them: those that don't answer
+    #[arg(long, hide = true)]
+    state_other: bool,
+    /// Those that start with the host, among them
+    #[arg(long, hide = true)]
+    autostart: bool,
+    /// Those that don't start with the host, among them
+    #[arg(long, hide = true)]
+    no_autostart: bool,
+    /// Those with snapshots, among them
+    #[arg(long, hide = true)]
+    with_snapshot: bool,
+    /// Those without snapshots, among them
+    #[arg(long, hide = true)]
+    without_snapshot: bool,
+    /// Those with checkpoints, among them
+    #[arg(long, hide = true)]
+    with_checkpoint: bool,
+    /// Those without checkpoints, among them
+    #[arg(long, hide = true)]
+    without_checkpoint: bool,
+    /// Those with saved state, among them
+    #[arg(long, hide = true)]
+    with_managed_save: bool,
+    /// Those without saved state, among them
+    #[arg(long, hide = true)]
+    without_managed_save: bool,
+    /// Mark those with saved state
+    #[arg(long, hide = true)]
+    managed_save: bool,
+}
+
+impl Having {
+    // Whether machines that have nothing of it are wanted.
+    fn wants_those_without(&self) -> bool {
+        let pairs = [
+            (self.autostart, self.no_autostart),
+            (self.with_snapshot, self.without_snapshot),
+            (self.with_checkpoint, self.without_checkpoint),
+            (self.with_managed_save, self.without_managed_save),
+        ];
+        pairs.iter().all(|(with, without)| *without || !with)
+    }
+}
+
+/// The state of a machine whose process is there and doesn't answer.
+const NO_STATE: &str = "no state";
+
 struct Row {
+    runs: bool,
+    /// None also while what was written down of its start can't be read.
     id: Option<u32>,
     name: String,
     state: &'static str,
@@ -68,20 +120,20 @@ struct Row {
 
 impl Row {
     fn of(known: &Known) -> Self {
-        // One that doesn't answer must not hide the others.
-        let (id, state) = match known.find() {
-            Ok(Some(running)) => match running.state() {
-                Ok(Some((state, _))) => (Some(running.record.id), state),
-                Ok(None) => (None, "shut off"),
-                Err(_) => (Some(running.record.id), "no answer"),
-            },
-            Ok(None) => (None, "shut off"),
-            Err(_) => (Some(0), "no answer"),
+        let (runs, state) = match known.find().and_then(|found| found.map_or(Ok(None), |running| running.state())) {
+            Ok(Some((state, _))) => (true, state),
+            Ok(None) => (false, "shut off"),
+            // One that doesn't answer must not hide the others.
+            Err(failure) => {
+                eprintln!("note: {}", [&[failure.what][..], &failure.causes, &failure.advice].concat().join(": "));
+                (true, NO_STATE)
+            }
         };
+        let id = running::record(known.store.folders(), &known.name).map(|record| record.id).filter(|_| runs);
         let document = known.document().ok();
         let text = |path: &str| document.as_ref().and_then(|document| document.text(path)).unwrap_or_default();
         let (uuid, title) = (text("uuid"), text("title"));
-        Self { id, name: known.name.clone(), state, uuid, title, persistent: known.is_persistent() }
+        Self { runs, id, name: known.name.clone(), state, uuid, title, persistent: known.is_persistent() }
     }
 }
 
@@ -119,16 +171,20 @@ impl List {
             words
         };
         let rows: Vec<_> = rows.iter().map(row).collect();
-        done(&table((!self.bare).then_some(&head), &rows))
+        done(&table(&head, &rows))
     }
 
     fn is_wanted(&self, row: &Row) -> bool {
-        let runs = row.id.is_some() && row.state != "shut off";
-        let by_activity = self.all || if self.inactive { !runs } else { runs || self.state_shutoff };
-        let states = [(self.state_running, "running"), (self.state_paused, "paused"), (self.state_shutoff, "shut off")];
+        let by_activity = self.all || if self.inactive { !row.runs } else { row.runs || self.state_shutoff };
+        let states = [
+            (self.state_running, "running"),
+            (self.state_paused, "paused"),
+            (self.state_shutoff, "shut off"),
+            (self.having.state_other, NO_STATE),
+        ];
         let by_state = states.iter().all(|(asked, _)| !asked) || states.contains(&(true, row.state));
         let by_life = self.persistent == self.transient || self.persistent == row.persistent;
-        by_activity && by_state && by_life
+        by_activity && by_state && by_life && self.having.wants_those_without()
     }
 
     // What of it was asked for alone, as virsh orders it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::manner::{mentioned, said};
 use super::{print, print_json};
 use crate::console;
 use crate::failure::{Failure, Status};
@@ -112,7 +113,7 @@ impl Screenshot {
             return Err(failure);
         }
         file.sync_all().and_then(|()| std::fs::rename(&temporary, &path)).map_err(trouble)?;
-        done(&format!("Screenshot saved to {}\n", path.display()))
+        said(&format!("Screenshot saved to {}\n", path.display()))
     }
 }
 
@@ -123,11 +124,11 @@ pub(super) fn console(one: &One) -> Result<ExitCode, Failure> {
 /// Joins this terminal to a machine's serial port.
 pub(super) fn join(known: &Known) -> Result<ExitCode, Failure> {
     let stream = known.running().map_err(|f| f.in_virsh("The domain is not running"))?.console()?;
-    eprintln!("Connected to domain '{}'. Ctrl-] leaves.", known.name);
+    mentioned(&format!("Connected to domain '{}'. Ctrl-] leaves.", known.name));
     if console::attach(&stream)? {
-        eprintln!("\nLeft; {:?} goes on.", known.name);
+        mentioned(&format!("\nLeft; {:?} goes on.", known.name));
     } else {
-        eprintln!("\n{:?} has ended.", known.name);
+        mentioned(&format!("\n{:?} has ended.", known.name));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,6 +12,7 @@ mod limits;
 mod link;
 mod list;
 mod machine;
+mod manner;
 mod network;
 mod power;
 pub(crate) mod size;
@@ -19,6 +20,7 @@ mod suboptions;
 mod table;
 mod tell;
 mod template;
+mod undefine;
 mod virsh;
 
 use std::ffi::OsString;
@@ -77,7 +79,7 @@ enum Verb {
     /// Reset a machine, as its button does
     Reset(machine::One),
     #[command(visible_alias = "rm")]
-    Undefine(define::Undefine),
+    Undefine(undefine::Undefine),
     /// Tell about a machine
     Dominfo(machine::OneData),
     Domstate(tell::State),

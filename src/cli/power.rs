@@ -4,16 +4,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::machine::{One, done, join};
+use super::machine::{One, join};
+use super::manner::{mentioned, said};
 use crate::failure::{Failure, Status};
-use crate::machine::{Known, Store, definition, running};
+use crate::machine::{Known, Store, definition, running, validate};
 use crate::runner::blueprint::Blueprint;
 use crate::runner::start::{self, Begin, Record};
 
 /// How a machine begins.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Args)]
 struct Beginning {
     /// Join this terminal to its serial port; Ctrl-] leaves
     #[arg(long)]
@@ -21,6 +22,15 @@ struct Beginning {
     /// Don't let the guest run until it is resumed
     #[arg(long)]
     paused: bool,
+    /// End it when the manager goes: refused, for there is none
+    #[arg(long, hide = true)]
+    autodestroy: bool,
+    /// Give its init open files: refused, for containers have one
+    #[arg(long, hide = true, value_name = "N,M")]
+    pass_fds: Option<String>,
+    /// Make its firmware's variables anew: there are none
+    #[arg(long, hide = true)]
+    reset_nvram: bool,
 }
 
 /// Start a machine that is defined
@@ -30,6 +40,12 @@ pub(super) struct Start {
     one: One,
     #[command(flatten)]
     beginning: Beginning,
+    /// Read saved state past the page cache: there is none
+    #[arg(long, hide = true)]
+    bypass_cache: bool,
+    /// Throw saved state away: there is none
+    #[arg(long, hide = true)]
+    force_boot: bool,
 }
 
 /// Start a machine from domain XML without keeping its definition: it is gone when it stops
@@ -37,19 +53,23 @@ pub(super) struct Start {
 pub(super) struct Create {
     /// The XML
     file: PathBuf,
+    /// Refuse elements that libvirt's format does not have
+    #[arg(long)]
+    validate: bool,
     #[command(flatten)]
     beginning: Beginning,
 }
 
 /// How a guest is asked to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Mode {
-    Acpi,
-    Agent,
-    Initctl,
-    Signal,
-    Paravirt,
+#[derive(Debug, Args)]
+struct Asking {
+    /// How the guest is asked, several with commas between them: acpi is what there is
+    #[arg(long, value_name = "MODES", default_value = "acpi")]
+    mode: String,
 }
+
+/// What virsh has, whatever the hypervisor.
+const MODES: [&str; 5] = ["acpi", "agent", "initctl", "signal", "paravirt"];
 
 /// Press a machine's power button: its guest shuts down, if it listens
 #[derive(Debug, Args)]
@@ -59,9 +79,8 @@ pub(super) struct Shutdown {
     /// Wait so many seconds for its end; exit status 5 if it still runs then
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<f64>,
-    /// How the guest is asked: acpi is what there is
-    #[arg(long, value_enum, default_value = "acpi")]
-    mode: Mode,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 /// Press a machine's power button, and start it again when it has powered off
@@ -69,9 +88,8 @@ pub(super) struct Shutdown {
 pub(super) struct Reboot {
     #[command(flatten)]
     one: One,
-    /// How the guest is asked: acpi is what there is
-    #[arg(long, value_enum, default_value = "acpi")]
-    mode: Mode,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 /// Stop a machine at once, as pulling the plug does
@@ -82,52 +100,89 @@ pub(super) struct Destroy {
     /// Don't end its process by force if it doesn't answer
     #[arg(long)]
     graceful: bool,
+    /// Remove what its process logged, too
+    #[arg(long)]
+    remove_logs: bool,
 }
 
-impl Mode {
-    fn check(self) -> Result<(), Failure> {
-        match self {
-            Mode::Acpi => Ok(()),
-            Mode::Agent => {
-                Err(Failure::new(Status::Usage, "not yet: --mode agent").why("kiln talks to no agent in guests so far"))
-            }
-            Mode::Initctl | Mode::Signal | Mode::Paravirt => {
-                Err(Failure::new(Status::Usage, "--mode is acpi: the others are for containers and Xen"))
-            }
+impl Asking {
+    // Are all of its words modes? `last` stands before the last one where virsh lists them.
+    fn words(&self, last: &str) -> Result<Vec<&str>, Failure> {
+        let words: Vec<&str> = self.mode.split(',').collect();
+        match words.iter().find(|word| !MODES.contains(word)) {
+            None => Ok(words),
+            Some(word) => Err(Failure::new(Status::Usage, format!("--mode {word}: acpi is expected")).in_virsh(
+                format!("Unknown mode {word} value, expecting 'acpi', 'agent', 'initctl', 'signal'{last} 'paravirt'"),
+            )),
         }
+    }
+
+    // Where the agent is asked first and the button next, the button is what is left.
+    fn check(words: &[&str]) -> Result<(), Failure> {
+        if let Some(other) = words.iter().find(|word| !matches!(**word, "acpi" | "agent")) {
+            return Err(Failure::new(Status::Usage, format!("--mode {other} is not kiln's"))
+                .why("initctl and signal are for containers, paravirt is Xen's")
+                .advise("acpi presses the power button."));
+        }
+        if words.contains(&"acpi") {
+            return Ok(());
+        }
+        Err(Failure::new(Status::Usage, "not yet: --mode agent")
+            .why("kiln talks to no agent in guests so far")
+            .advise("--mode acpi presses the power button."))
     }
 }
 
 impl Beginning {
-    fn begin(self) -> Begin {
+    fn check(&self) -> Result<(), Failure> {
+        if self.autodestroy {
+            return Err(Failure::new(Status::Usage, "--autodestroy can't be done")
+                .why("kiln's machines hang on no connection: this command ends at once, and the machine would with it")
+                .advise("kiln destroy NAME ends it when you are done."));
+        }
+        match &self.pass_fds {
+            Some(_) => Err(Failure::new(Status::Usage, "--pass-fds can't be done")
+                .why("files are for a container's init; a virtual machine has nobody to give them to")),
+            None => Ok(()),
+        }
+    }
+
+    fn begin(&self) -> Begin {
         if self.paused { Begin::Paused } else { Begin::Running }
     }
 
     // Tells of a machine that has begun.
-    fn tell(self, known: &Known, record: &Record, blueprint: &Blueprint) {
+    fn tell(&self, known: &Known, record: &Record, blueprint: &Blueprint) {
         blueprint.warnings.iter().for_each(|warning| eprintln!("note: {warning}"));
         if let Some((address, port)) = &record.vnc {
-            eprintln!("screen: VNC at {address}:{port} (kiln view {})", known.name);
+            mentioned(&format!("screen: VNC at {address}:{port} (kiln view {})", known.name));
         }
         if let Some(url) = record.websocket_url() {
-            eprintln!("browser: a page with noVNC, told {url}");
+            mentioned(&format!("browser: a page with noVNC, told {url}"));
         }
     }
 
-    fn end(self, known: &Known, text: &str) -> Result<ExitCode, Failure> {
-        let code = done(text)?;
+    fn end(&self, known: &Known, text: &str) -> Result<ExitCode, Failure> {
+        let code = said(text)?;
         if self.console { join(known) } else { Ok(code) }
     }
+}
+
+fn failed_to_start(failure: Failure, known: &Known) -> Failure {
+    failure.headed_in_virsh(format!("Failed to start domain '{}'", known.name))
 }
 
 impl Start {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
         let known = self.one.known()?;
+        if !known.runs() {
+            self.beginning.check().map_err(|failure| failed_to_start(failure, &known))?;
+        }
         // One that runs and isn't kept is refused by the start itself, as every machine that runs.
         let definition = if known.is_persistent() { known.definition() } else { known.document() }?;
         let started = start::start(known.store.folders(), &definition, self.beginning.begin());
         let (record, blueprint) = started.map_err(|failure| match failure.virsh.is_empty() {
-            true => failure.headed_in_virsh(format!("Failed to start domain '{}'", known.name)),
+            true => failed_to_start(failure, &known),
             false => failure,
         })?;
         self.beginning.tell(&known, &record, &blueprint);
@@ -145,10 +200,14 @@ impl Create {
     }
 
     fn start(&self, text: &str) -> Result<Known, Failure> {
+        self.beginning.check()?;
         let store = Store::here()?;
         // Held until the machine runs: nobody defines or creates one of its name meanwhile.
         let changing = store.change()?;
         let prepared = definition::prepare(&store, text)?;
+        if self.validate {
+            validate::check(&prepared.domain)?;
+        }
         definition::check_identity(&store, &prepared)?;
         let known = Known { store: store.clone(), name: prepared.name.clone() };
         if known.is_persistent() {
@@ -169,13 +228,19 @@ impl Create {
 
 impl Shutdown {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        self.mode.check()?;
+        let modes = self.asking.words(", or")?;
         let limit = self.timeout.map(limit).transpose()?;
         let known = self.one.known()?;
-        let asked = known.running().and_then(|running| running.command("system_powerdown", None).map(|_| running));
+        let ask = || {
+            Asking::check(&modes)?;
+            let running = known.running()?;
+            running.command("system_powerdown", None)?;
+            Ok(running)
+        };
+        let asked: Result<_, Failure> = ask();
         let running =
             asked.map_err(|failure| failure.headed_in_virsh(format!("Failed to shutdown domain '{}'", known.name)))?;
-        let code = done(&format!("Domain '{}' is being shutdown\n", known.name))?;
+        let code = said(&format!("Domain '{}' is being shutdown\n", known.name))?;
         let Some(limit) = limit else { return Ok(code) };
         if running.wait(Some(limit)) {
             known.forget_if_gone();
@@ -206,11 +271,11 @@ fn limit(seconds: f64) -> Result<Duration, Failure> {
 
 impl Reboot {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
-        self.mode.check()?;
+        let modes = self.asking.words(" or")?;
         let known = self.one.known()?;
-        let asked = known.running().and_then(|running| running.command("kiln-reboot", None));
+        let asked = Asking::check(&modes).and_then(|()| known.running()?.command("kiln-reboot", None));
         asked.map_err(|failure| failure.headed_in_virsh(format!("Failed to reboot domain '{}'", known.name)))?;
-        done(&format!("Domain '{}' is being rebooted\n", known.name))
+        said(&format!("Domain '{}' is being rebooted\n", known.name))
     }
 }
 
@@ -220,7 +285,10 @@ impl Destroy {
         let destroyed = known.running().and_then(|running| running.destroy(!self.graceful));
         destroyed.map_err(|failure| failure.headed_in_virsh(format!("Failed to destroy domain '{}'", known.name)))?;
         known.forget_if_gone();
-        done(&format!("Domain '{}' destroyed\n", known.name))
+        if self.remove_logs {
+            known.remove_log()?;
+        }
+        said(&format!("Domain '{}' destroyed\n", known.name))
     }
 }
 
@@ -228,7 +296,7 @@ pub(super) fn reset(one: &One) -> Result<ExitCode, Failure> {
     let known = one.known()?;
     let asked = known.running().and_then(|running| running.command("system_reset", None));
     asked.map_err(|failure| failure.headed_in_virsh(format!("Failed to reset domain '{}'", known.name)))?;
-    done(&format!("Domain '{}' was reset\n", known.name))
+    said(&format!("Domain '{}' was reset\n", known.name))
 }
 
 pub(super) fn suspend(one: &One) -> Result<ExitCode, Failure> {
@@ -243,7 +311,7 @@ pub(super) fn suspend(one: &One) -> Result<ExitCode, Failure> {
         running.command("stop", None)
     };
     pause().map_err(|failure| failure.headed_in_virsh(format!("Failed to suspend domain '{}'", known.name)))?;
-    done(&format!("Domain '{}' suspended\n", known.name))
+    said(&format!("Domain '{}' suspended\n", known.name))
 }
 
 pub(super) fn resume(one: &One) -> Result<ExitCode, Failure> {
@@ -257,5 +325,5 @@ pub(super) fn resume(one: &One) -> Result<ExitCode, Failure> {
         running.command("cont", None)
     };
     go_on().map_err(|failure| failure.headed_in_virsh(format!("Failed to resume domain '{}'", known.name)))?;
-    done(&format!("Domain '{}' resumed\n", known.name))
+    said(&format!("Domain '{}' resumed\n", known.name))
 }

@@ -1,7 +1,14 @@
 //! Tables as virsh lays them out.
 
-/// A table: each column is as wide as its longest word and three spaces. Without `head`, rows alone.
-pub(super) fn table(head: Option<&[&str]>, rows: &[Vec<String>]) -> String {
+use super::manner::is_quiet;
+
+/// A table, whose head a quiet process leaves out.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    laid_out((!is_quiet()).then_some(head), rows)
+}
+
+// Each column is as wide as its longest word and three spaces. Without `head`, rows alone.
+fn laid_out(head: Option<&[&str]>, rows: &[Vec<String>]) -> String {
     let titles = head.unwrap_or_default();
     let columns = rows.first().map_or(titles.len(), Vec::len);
     let width = |column: usize| {
@@ -35,8 +42,8 @@ mod tests {
  testnet0    network   default   -       aa:bb:cc:dd:ee:ff
 ";
         let head = ["Interface", "Type", "Source", "Model", "MAC"];
-        assert_eq!(table(Some(&head), std::slice::from_ref(&row)), wanted);
-        assert_eq!(table(None, &[row]), " testnet0   network   default   -   aa:bb:cc:dd:ee:ff\n");
-        assert_eq!(table(Some(&["Id", "Name", "State"]), &[]), " Id   Name   State\n--------------------\n");
+        assert_eq!(laid_out(Some(&head), std::slice::from_ref(&row)), wanted);
+        assert_eq!(laid_out(None, &[row]), " testnet0   network   default   -   aa:bb:cc:dd:ee:ff\n");
+        assert_eq!(laid_out(Some(&["Id", "Name", "State"]), &[]), " Id   Name   State\n--------------------\n");
     }
 }

@@ -137,10 +137,49 @@ pub(super) struct Dump {
     /// With the screen's password
     #[arg(long)]
     security_info: bool,
+    #[command(flatten)]
+    forms: Forms,
+}
+
+/// Forms of it that virsh has and kiln refuses, each with the reason.
+#[derive(Debug, Args)]
+struct Forms {
+    /// What an XPath finds in it
+    #[arg(long, hide = true)]
+    xpath: Option<String>,
+    /// What the XPath finds, in one element
+    #[arg(long, hide = true)]
+    wrap: bool,
+    /// As it goes to another host
+    #[arg(long, hide = true)]
+    migratable: bool,
+    /// With the host's processor
+    #[arg(long, hide = true)]
+    update_cpu: bool,
+}
+
+impl Forms {
+    fn check(&self, name: &str) -> Result<(), Failure> {
+        let refuse = |option: &str, why: &str| Failure::new(Status::Usage, format!("not yet: {option}")).why(why);
+        if self.xpath.is_some() || self.wrap {
+            let option = if self.wrap { "--wrap" } else { "--xpath" };
+            return Err(refuse(option, "kiln evaluates no XPath")
+                .advise(format!("kiln dumpxml {name} | xmllint --xpath EXPRESSION -")));
+        }
+        if self.migratable {
+            return Err(refuse("--migratable", "machines don't move between hosts while they run")
+                .advise(format!("kiln dumpxml {name} --inactive is what another host can define.")));
+        }
+        if self.update_cpu {
+            return Err(refuse("--update-cpu", "CPU models are not there; guests get the host's"));
+        }
+        Ok(())
+    }
 }
 
 impl Dump {
     pub(super) fn run(&self) -> Result<ExitCode, Failure> {
+        self.forms.check(&self.name)?;
         let known = Known::of(&self.name)?;
         let mut domain = if self.inactive { known.definition() } else { known.document() }?;
         if !self.security_info {
@@ -182,10 +221,10 @@ impl Disks {
         let text = if self.details {
             let rows: Vec<_> =
                 disks.iter().map(|(t, d, n, s)| vec![t.clone(), d.clone(), n.clone(), dash(s)]).collect();
-            table(Some(&["Type", "Device", "Target", "Source"]), &rows)
+            table(&["Type", "Device", "Target", "Source"], &rows)
         } else {
             let rows: Vec<_> = disks.iter().map(|(_, _, target, source)| vec![target.clone(), dash(source)]).collect();
-            table(Some(&["Target", "Source"]), &rows)
+            table(&["Target", "Source"], &rows)
         };
         let data: Value = disks
             .iter()

@@ -52,7 +52,7 @@ impl List {
             let from = listed.file.as_ref().map_or_else(|| "kiln".into(), |file| file.display().to_string());
             vec![listed.name.clone(), if listed.replaces { format!("{from} (in place of kiln's)") } else { from }]
         };
-        print(&table(Some(&["Name", "From"]), &all.iter().map(row).collect::<Vec<_>>()))
+        print(&table(&["Name", "From"], &all.iter().map(row).collect::<Vec<_>>()))
     }
 }
 

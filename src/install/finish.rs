@@ -128,7 +128,7 @@ fn end(wishes: &Wishes, store: &Store) -> Result<ExitCode, Failure> {
         }
         _ => {
             let why = ending.and_then(|e| e.detail).unwrap_or_else(|| "its process is gone".into());
-            let log = store.folders().logs(name).join("machine.log");
+            let log = store.folders().log(name);
             Err(Failure::new(Status::Failed, format!("{name:?} has failed"))
                 .why(why)
                 .advise(format!("Its log: {}", log.display())))

@@ -135,6 +135,11 @@ impl Folders {
         self.state.join("machines").join(name)
     }
 
+    /// What a machine's process logs.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs(name).join("machine.log")
+    }
+
     /// Folder of new disks.
     pub fn images(&self) -> PathBuf {
         self.data.join("images")

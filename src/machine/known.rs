@@ -25,7 +25,10 @@ impl Known {
     /// When there is none.
     pub fn of(word: &str) -> Result<Self, Failure> {
         let store = Store::here()?;
-        name::check(word)?;
+        name::check(word).map_err(|failure| match word {
+            "" => failure.in_virsh("Failed to get option 'domain': Option argument is empty"),
+            _ => failure.in_virsh(format!("failed to get domain '{word}'")),
+        })?;
         let is_there = |name: &str| store.has(name) || is_running(store.folders(), name);
         if is_there(word) {
             return Ok(Self { name: word.into(), store });
@@ -106,6 +109,20 @@ impl Known {
             }
         }
         self.definition()
+    }
+
+    /// Removes what its process logged, when it has stopped.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn remove_log(&self) -> Result<(), Failure> {
+        let path = self.store.folders().log(&self.name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::new(Status::Failed, format!("{} can't be removed", path.display())).because(&e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes what a machine that was not kept leaves behind when it has stopped.

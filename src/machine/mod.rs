@@ -9,6 +9,7 @@ pub mod name;
 pub mod running;
 pub mod storage;
 pub mod store;
+pub mod validate;
 
 pub use folders::Folders;
 pub use known::Known;

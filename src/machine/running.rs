@@ -76,7 +76,7 @@ impl Running {
             }
             if Instant::now() > end {
                 return Err(Failure::new(Status::Failed, format!("{name:?} runs, but does not answer"))
-                    .advise(format!("Its log: {}", folders.logs(name).join("machine.log").display())));
+                    .advise(format!("Its log: {}", folders.log(name).display())));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -5,13 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use kiln_domain::Domain;
 use kiln_domain::xml::Element;
 use kiln_image::Format;
 use kiln_image::chain::lock_for_writing;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use super::{Known, Store, bases, running};
 use crate::failure::{Failure, Status};
@@ -122,15 +125,55 @@ pub fn volumes(known: &Known, definition: &Domain, wanted: Option<&[String]>) ->
     Ok(volumes)
 }
 
-/// Removes a file that nobody uses right now.
-///
-/// # Errors
-/// When somebody does, or the file system refuses.
-pub fn remove(path: &Path) -> Result<(), String> {
-    // Locked while its name goes: no machine can start on it in between.
-    let file = File::options().read(true).write(true).open(path).map_err(|e| e.to_string())?;
-    lock_for_writing(&file, path).map_err(|e| e.to_string())?;
-    fs::remove_file(path).map_err(|e| e.to_string())
+/// A file that nobody uses right now, and nobody can begin to use.
+#[derive(Debug)]
+pub struct Claimed {
+    path: PathBuf,
+    /// Locked while its name goes: no machine can start on it in between.
+    file: File,
+}
+
+impl Claimed {
+    /// Takes the file's locks.
+    ///
+    /// # Errors
+    /// When somebody has them, or the file can't be opened.
+    pub fn of(path: &Path) -> Result<Self, String> {
+        let file = File::options().read(true).write(true).open(path).map_err(|e| e.to_string())?;
+        lock_for_writing(&file, path).map_err(|e| e.to_string())?;
+        Ok(Self { path: path.into(), file })
+    }
+
+    /// Removes it; with `wipe` zeros are written over what is in it before.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn remove(self, wipe: bool) -> Result<(), String> {
+        if wipe {
+            overwrite(&self.file).map_err(|e| format!("it can't be overwritten: {e}"))?;
+        }
+        fs::remove_file(&self.path).map_err(|e| e.to_string())
+    }
+}
+
+// Zeros over all that is data: holes have nothing to hide, and no room to take.
+fn overwrite(file: &File) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => return file.sync_all(),
+            Err(e) => return Err(e.into()),
+        };
+        let hole = rustix::fs::seek(file, SeekFrom::Hole(data))?;
+        at = data;
+        while at < hole {
+            let part = usize::try_from(hole - at).unwrap_or(usize::MAX).min(zeros.len());
+            file.write_all_at(&zeros[..part], at)?;
+            at += part as u64;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -207,10 +250,32 @@ mod tests {
         let one = volumes(&web, &web.definition().unwrap(), Some(&["vdb".into()])).unwrap();
         assert!(one[0].kept.as_ref().unwrap().contains("not asked for"), "{one:?}");
         assert!(volumes(&web, &web.definition().unwrap(), Some(&["vdz".into()])).is_err());
-        remove(&at("own")).unwrap();
+        Claimed::of(&at("own")).unwrap().remove(false).unwrap();
         assert!(!at("own").exists());
         let held = Image::open(&at("clone"), Open::writing(None)).unwrap();
-        assert!(remove(&at("clone")).is_err() && at("clone").exists(), "a file in use stays");
+        assert!(Claimed::of(&at("clone")).is_err() && at("clone").exists(), "a file in use stays");
         drop(held);
+        let claimed = Claimed::of(&at("clone")).unwrap();
+        assert!(Image::open(&at("clone"), Open::writing(None)).is_err(), "nobody can begin to use it");
+        drop(claimed);
+    }
+
+    #[test]
+    fn zeros_go_over_data_and_not_into_holes() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(64 << 20).unwrap();
+        let data = [0xaa; 100_000];
+        for at in [0, 10 << 20, (64 << 20) - 100_000] {
+            file.write_all_at(&data, at).unwrap();
+        }
+        let blocks = file.metadata().unwrap().blocks();
+        overwrite(&file).unwrap();
+        let about = file.metadata().unwrap();
+        assert_eq!((about.len(), about.blocks()), (64 << 20, blocks));
+        let mut read = vec![1; data.len()];
+        for at in [0, 10 << 20, (64 << 20) - 100_000] {
+            file.read_exact_at(&mut read, at).unwrap();
+            assert!(read.iter().all(|byte| *byte == 0), "{at}");
+        }
     }
 }

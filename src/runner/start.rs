@@ -298,7 +298,7 @@ fn fingerprint(path: &Path) -> u64 {
 
 fn launch(folders: &Folders, name: &str, domain: &Domain, opened: &Opened, begin: Begin) -> Result<u32, Failure> {
     let trouble = |e: io::Error| failed("the machine's process can't be started", &e);
-    let path = folders.logs(name).join("machine.log");
+    let path = folders.log(name);
     let log = File::options().append(true).create(true).mode(0o600).open(&path).map_err(trouble)?;
     let (mut ours, theirs) = UnixStream::pair().map_err(trouble)?;
     let mut child = Command::new(std::env::current_exe().map_err(trouble)?)

@@ -1,6 +1,7 @@
 //! The control socket in the hands of clients that misbehave, and its events of disks.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ fn sent_away(error: &std::io::Error) {
 /// Clients that send too much, read nothing, are many, or go in the middle of a word: others notice nothing.
 pub fn misbehave(home: &Home, name: &str) {
     let path = path(home, name);
+    // Its user's alone.
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let mut good = Client::of(home, name);
     // Ten megabytes of one line: told once, and sent away.
     let mut long = connect(&path);

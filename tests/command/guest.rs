@@ -24,7 +24,7 @@ pub fn kernel() -> String {
 
 /// An initrd that runs the script.
 pub fn initrd(script: &str) -> Vec<u8> {
-    initramfs(&cloud_kernel().unwrap(), &["button", "evdev", "virtio_pci", "virtio_blk"], script).unwrap()
+    initramfs(&cloud_kernel().unwrap(), &["button", "evdev", "virtio_pci", "virtio_blk", "virtio_net"], script).unwrap()
 }
 
 /// The value of `--boot` for a guest that runs the script.

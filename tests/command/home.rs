@@ -64,15 +64,15 @@ impl Home {
     }
 
     /// Every file below the scratch folder, but for the two that a store has from its first change on, and those whose
-    /// locks are machines' numbers.
+    /// locks are machines' numbers and cards' names.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
         collect(self.folder.path(), &mut found);
         for skeleton in ["config/format", "config/lock"] {
             found.remove(&self.store(skeleton));
         }
-        let numbers = self.store("run/ids");
-        found.retain(|path| !path.starts_with(&numbers));
+        let locks = [self.store("run/ids"), self.store("run/cards")];
+        found.retain(|path| !locks.iter().any(|folder| path.starts_with(folder)));
         found
     }
 }

@@ -282,10 +282,15 @@ fn five_machines_at_once() {
     let taken = (5900..6900).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).unwrap();
     let names = ["a", "b", "c", "d", "e"];
     for name in names {
-        let line =
-            install(&["--name", name, "--memory", "128", "--boot", &boot, "--graphics", "vnc", "--noautoconsole"]);
-        home.kiln(&line).ends(0);
+        let line = ["--name", name, "--memory", "128", "--boot", &boot, "--graphics", "vnc", "--network", "user"];
+        home.kiln(&install(&[&line[..], &["--noautoconsole"]].concat())).ends(0);
     }
+    // Each card has a name of its own among all that run.
+    let card = |name: &str| {
+        let info = data(home.kiln(&["dominfo", name, "--json"]));
+        info["running"]["network"]["cards"][0]["name"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(names.map(card), ["vnet0", "vnet1", "vnet2", "vnet3", "vnet4"]);
     assert_eq!(home.machines(), names.map(|name| (name.to_owned(), "running".to_owned())));
     assert_eq!(processes(&home).len(), 5);
     let port = |name: &str| data(home.kiln(&["vncdisplay", name, "--json"]))["port"].as_u64().unwrap();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "failing is a test's way to speak")]
 
+mod alike;
 mod bad_disks;
 mod bad_input;
 mod control;

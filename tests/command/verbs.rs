@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use kiln_image::{Format, Image, Open};
 use serde_json::{Value, json};
 
+use super::control::Client;
 use super::guest::{self, LISTENS, SHELL};
 use super::home::{Home, KILN, Told, install};
 use super::states::{becomes, data};
@@ -182,6 +184,99 @@ fn limits_are_for_the_next_start() {
         .says(&["<vcpu current='1'>4</vcpu>", "<currentMemory unit='KiB'>196608</currentMemory>"]);
 }
 
+#[test]
+fn disks_go_with_their_machine_or_it_stays() {
+    let home = Home::new();
+    let images = ["a", "b", "c"].map(|name| home.text(&format!("{name}.img")));
+    let disk = |(path, name): (&String, char)| {
+        std::fs::write(path, vec![0xaa; 1 << 20]).unwrap();
+        format!(
+            "<disk type='file' device='disk'><driver type='raw'/><source file='{path}'/>\
+             <target dev='vd{name}' bus='virtio'/></disk>"
+        )
+    };
+    let disks: String = images.iter().zip('a'..).map(disk).collect();
+    let xml = home.file("web.xml", document("web", &format!("<devices>{disks}</devices>")));
+    home.kiln(&["define", &xml]).ends(0);
+    let files = home.files();
+    // One that somebody has open: the machine still names it, and the others are there too.
+    let held = Image::open(images[1].as_ref(), Open::writing(Some(Format::Raw))).unwrap();
+    for words in [&["--remove-all-storage"][..], &["--storage", "vda,vdb", "--wipe-storage"]] {
+        let told = home.kiln(&[&["undefine", "web"], words].concat()).ends(4);
+        told.says(&["b.img could not be removed", "> \"web\" is still defined"]);
+        assert_eq!(home.files(), files);
+        assert_eq!(fs::read(&images[0]).unwrap(), vec![0xaa; 1 << 20]);
+    }
+    drop(held);
+    home.kiln(&["undefine", "web", "--storage", "vda,vdz"]).ends(3).says(&["has no disk vdz"]);
+    home.kiln(&["undefine", "web", "--wipe-storage"]).ends(2).says(&["--wipe-storage goes with"]);
+    home.kiln(&["undefine", "web", "--storage", "vda", "--remove-all-storage"]).ends(2);
+    assert_eq!(home.files(), files);
+    // What was in it is gone under its other name, too.
+    fs::hard_link(&images[0], home.path("other-name")).unwrap();
+    let told = home.kiln(&["undefine", "web", "--storage", &format!("vdb,{}", images[0]), "--wipe-storage"]).ends(0);
+    let told = told.says(&["has been undefined", "Volume 'vda'(", "Volume 'vdb'(", "removed."]);
+    told.says(&["kept: ", "c.img: it was not asked for"]);
+    assert_eq!(fs::read(home.path("other-name")).unwrap(), vec![0; 1 << 20]);
+    assert!(!home.path("a.img").exists() && !home.path("b.img").exists() && home.machines().is_empty());
+    assert_eq!(fs::read(&images[2]).unwrap(), vec![0xaa; 1 << 20]);
+}
+
+#[test]
+fn a_machine_that_does_not_answer_hides_no_other() {
+    let home = Home::new();
+    for name in ["db", "web"] {
+        home.kiln(&["define", &home.file("m.xml", document(name, ""))]).ends(0);
+    }
+    // As a process that has come no further than its lock.
+    let folder = home.store("run/machines/web");
+    fs::create_dir_all(&folder).unwrap();
+    let _held = kiln::machine::lock::try_lock(&folder.join("lock")).unwrap().unwrap();
+    let told = home.kiln(&["list", "--all", "--state-other", "--state-shutoff"]).ends(0);
+    told.says(&[
+        " -    db     shut off",
+        " -    web    no state",
+        "note: \"web\" runs, but does not answer: Its log: ",
+    ]);
+}
+
+#[test]
+fn what_the_format_does_not_have_is_refused_when_that_is_asked_for() {
+    let home = Home::new();
+    let xml = home.file("web.xml", document("web", "<memroy>1</memroy><devices><disc/></devices>"));
+    for verb in ["define", "create"] {
+        let told = home.kiln(&[verb, &xml, "--validate"]).ends(1);
+        told.says(&["libvirt's format does not have", "<domain> has no <memroy>", "<devices> has no <disc>"]);
+    }
+    assert!(home.machines().is_empty());
+    home.kiln(&["define", &home.file("fine.xml", document("web", "<title>t</title>")), "--validate"]).ends(0);
+}
+
+#[test]
+fn forms_that_virsh_has_and_kiln_refuses_are_told_with_the_reason() {
+    let home = Home::new();
+    home.kiln(&["define", &home.file("web.xml", document("web", ""))]).ends(0);
+    for (words, says) in [
+        (&["dumpxml", "web", "--xpath", "//name"][..], "xmllint --xpath"),
+        (&["dumpxml", "web", "--xpath", "//name", "--wrap"], "not yet: --wrap"),
+        (&["dumpxml", "web", "--migratable"], "--inactive is what another host can define"),
+        (&["dumpxml", "web", "--update-cpu"], "CPU models are not there"),
+        (&["setvcpus", "web", "1", "--guest"], "talks to no agent"),
+        (&["setvcpus", "web", "1", "--config", "--hotpluggable"], "can't plug processors"),
+        (&["start", "web", "--autodestroy"], "hang on no connection"),
+        (&["start", "web", "--pass-fds", "3,4"], "a container's init"),
+        (&["send-key", "web", "--codeset", "bogus", "1"], "There are: linux, xt,"),
+        (&["send-key", "web", "--codeset", "usb", "KEY_A"], "a number is expected"),
+    ] {
+        home.kiln(words).ends(2).says(&[says]);
+    }
+    let filters = ["--autostart", "--with-snapshot", "--with-checkpoint", "--with-managed-save", "--state-other"];
+    for (filter, is_there) in filters.map(|filter| (filter, false)).into_iter().chain([("--no-autostart", true)]) {
+        let told = home.kiln(&["list", "--all", filter]).ends(0);
+        assert_eq!(told.out.contains("web"), is_there, "{filter}: {}", told.out);
+    }
+}
+
 fn info(home: &Home, name: &str) -> Value {
     data(home.kiln(&["dominfo", name, "--json"]))
 }
@@ -205,7 +300,10 @@ fn the_lives_of_machines_that_are_kept_or_not() {
     // The same process, another boot.
     let console = Talk::on_terminal(&home.command(&["console", "web"]));
     console.sees("GUEST READY");
-    home.kiln(&["reboot", "web"]).ends(0).says(&["Domain 'web' is being rebooted"]);
+    home.kiln(&["reboot", "web", "--mode", "agent"]).ends(2).says(&["not yet: --mode agent", "> --mode acpi"]);
+    home.kiln(&["shutdown", "web", "--mode", "acpi,signal"]).ends(2).says(&["--mode signal is not kiln's"]);
+    home.kiln(&["shutdown", "web", "--mode", "bogus"]).ends(2).says(&["--mode bogus: acpi is expected"]);
+    home.kiln(&["reboot", "web", "--mode", "agent,acpi"]).ends(0).says(&["Domain 'web' is being rebooted"]);
     console.sees("GUEST READY");
     assert_eq!(info(&home, "web")["running"]["pid"], first["running"]["pid"]);
     // Nothing is changed while it runs, but for the next start.
@@ -230,36 +328,55 @@ fn the_lives_of_machines_that_are_kept_or_not() {
     home.kiln(&["define", &home.file("web.xml", &xml)]).ends(0);
     home.kiln(&["setmem", "web", "128M", "--config"]).ends(0);
     home.kiln(&["setvcpus", "web", "1", "--config"]).ends(0);
-    home.kiln(&["shutdown", "web", "--timeout", "100"]).ends(0);
+    // How far it may go is the definition's to say, not the run's, which has two.
+    home.kiln(&["setvcpus", "web", "1", "--maximum", "--config"]).ends(0);
+    home.kiln(&["setvcpus", "web", "2", "--config"]).ends(2).says(&["at most 1"]);
+    home.kiln(&["domblklist", "web", "--inactive"]).ends(0).says(&["Target", "vda", "data.qcow2"]);
+    home.kiln(&["shutdown", "web", "--mode", "acpi", "--timeout", "100"]).ends(0);
     console.sees("\"web\" has ended.");
     assert_eq!(home.machines(), [("web".into(), "shut off".into())], "it is defined again");
 
-    // A second life with less, which begins paused.
-    home.kiln(&["start", "web", "--paused"]).ends(0);
+    // A second life with less, which begins paused, with its serial port on this terminal.
+    let mut console = Talk::on_terminal(&home.command(&["start", "web", "--paused", "--console"]));
+    console.sees("Connected to domain 'web'");
     home.kiln(&["domstate", "web", "--reason"]).ends(0).says(&["paused (user)"]);
     home.kiln(&["resume", "web"]).ends(0);
-    let mut console = Talk::on_terminal(&home.command(&["console", "web"]));
     console.sees("GUEST READY");
     console.types("grep -c ^processor /proc/cpuinfo; awk '/MemTotal/ { print ($2 < 131072) ? \"SMALL\" : \"LARGE\" }' /proc/meminfo\r");
     console.sees("1\r\n");
     console.sees("SMALL\r\n");
     // One that is not kept, beside it.
     let quiet = home.file("deaf", guest::initrd(SHELL));
+    // Its disk is raw, as older machines have theirs beside the new ones.
+    let old = home.store("data/images/guest.img").to_str().unwrap().to_owned();
     let transient = xml
         .replace("<name>web", "<name>guest")
         .replace(&home.text("initrd"), &quiet)
-        .replace("data.qcow2", "other.qcow2");
+        .replace("type='qcow2'", "type='raw'")
+        .replace(&home.text("data.qcow2"), &old);
     let transient = transient.lines().filter(|line| !line.contains("<uuid>")).collect::<Vec<_>>().join("\n");
     let path = home.file("guest.xml", &transient);
-    home.kiln(&["create", &path]).ends(3).says(&["other.qcow2"]);
+    home.kiln(&["create", &path]).ends(3).says(&["guest.img"]);
+    home.kiln(&["create", &path, "--autodestroy"]).ends(2).says(&["--autodestroy can't be done", "> kiln destroy"]);
+    home.kiln(&["create", &path, "--pass-fds", "3"]).ends(2).says(&["--pass-fds can't be done"]);
     assert_eq!(home.machines().len(), 1, "what doesn't start leaves nothing");
-    home.kiln(&["disk", "create", "-f", "qcow2", &home.text("other.qcow2"), "1G"]).ends(0);
-    home.kiln(&["create", &path]).ends(0).says(&["Domain 'guest' created from"]);
+    home.file("home/data/images/guest.img", vec![0; 1 << 20]);
+    let mut console = Talk::on_terminal(&home.command(&["create", &path, "--paused", "--console"]));
+    console.sees("Domain 'guest' created from");
+    console.sees("Connected to domain 'guest'");
+    home.kiln(&["domstate", "guest"]).ends(0).says(&["paused"]);
+    console.types("\x1d");
+    assert_eq!(console.ends().0, Some(0));
+    home.kiln(&["resume", "guest"]).ends(0);
+    home.kiln(&["domblklist", "guest"]).ends(0).says(&["vda", &old]);
+    home.kiln(&["dumpxml", "guest"]).ends(0).says(&["type='raw'", &old]);
     home.kiln(&["create", &path]).ends(4).says(&["there is a machine \"guest\" already"]);
     home.kiln(&["list"]).ends(0).says(&[" 1    web", " 2    guest"]);
     let told = home.kiln(&["shutdown", "guest", "--timeout", "0.5"]).ends(5);
     told.says(&["still runs after 0.5 s", "did not follow the power button", "acpid", "kiln destroy guest"]);
-    home.kiln(&["destroy", "guest"]).ends(0);
+    let mut control = Client::of(&home, "guest");
+    home.kiln(&["destroy", "guest", "--remove-logs"]).ends(0);
+    assert_eq!(control.hears("SHUTDOWN"), json!({ "guest": false, "reason": "host-qmp-quit" }));
     home.kiln(&["domstate", "guest"]).ends(3).says(&["no machine \"guest\""]);
     assert!(!home.store("state/machines/guest").exists() && !home.store("run/machines/guest").exists());
 
@@ -267,6 +384,6 @@ fn the_lives_of_machines_that_are_kept_or_not() {
     becomes(&home, "web", "shut off");
     let told = home.kiln(&["undefine", "web", "--remove-all-storage"]).ends(0);
     told.says(&["has been undefined", "Volume 'vda'(", "data.qcow2) removed."]);
-    assert!(!home.path("data.qcow2").exists() && home.path("other.qcow2").exists());
+    assert!(!home.path("data.qcow2").exists() && fs::metadata(&old).unwrap().len() == 1 << 20);
     assert!(home.machines().is_empty());
 }

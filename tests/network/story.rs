@@ -59,7 +59,14 @@ fn a_guest_on_user_mode() {
 -------------------------------------------------------------------------------
  vnet0      52:54:00:12:34:56    ipv4         10.0.2.15/24
 ";
-    assert_eq!(home.kiln(&["domifaddr", "web"]).ends(0).out, wanted);
+    for words in [&[][..], &["--full"], &["--source", "lease"], &["--interface", "vnet0"], &["--interface", MAC]] {
+        assert_eq!(home.kiln(&[&["domifaddr", "web"], words].concat()).ends(0).out, wanted);
+    }
+    let none = home.kiln(&["domifaddr", "web", "--interface", "vnet9"]).ends(0).out;
+    assert_eq!(none.lines().count(), 2, "the head alone: {none}");
+    home.kiln(&["domifaddr", "web", "--source", "agent"]).ends(1).says(&["kiln talks to no agent"]);
+    home.kiln(&["domifaddr", "web", "--source", "arp"]).ends(1).says(&["in no ARP table"]);
+    home.kiln(&["domifaddr", "web", "--source", "bogus"]).ends(2).says(&["lease is expected"]);
     shell.does("ping -c 1 -w 20 10.0.2.2 && ping -c 1 -w 20 -s 60000 10.0.2.3");
 
     // The outside, and what may not be reached.
@@ -148,6 +155,9 @@ fn cables_and_counts(home: &Home, shell: &mut Shell) {
  vnet0       user   -        virtio   52:54:00:12:34:56
 ";
     assert_eq!(home.kiln(&["domiflist", "web"]).ends(0).out, wanted);
+    // Names are given to cards at the start.
+    let next = home.kiln(&["domiflist", "web", "--inactive"]).ends(0);
+    next.says(&[" -           user   -        virtio   52:54:00:12:34:56\n"]);
     home.kiln(&["domif-getlink", "web", "vnet0"]).ends(0).says(&["vnet0 up\n"]);
     home.kiln(&["domif-setlink", "web", "vnet0", "down"]).ends(0).says(&["Device updated successfully\n"]);
     home.kiln(&["domif-getlink", "web", MAC]).ends(0).says(&["down\n"]);

@@ -78,6 +78,35 @@ pub fn typing(machine: &Machine) {
     assert_eq!(typed.trim_end(), format!("TYPED {line}"));
 }
 
+/// Keys that went down or up, repeats left out: microseconds of the guest's clock, code, value. The first four of an
+/// event's numbers are seconds, the next four microseconds.
+fn presses(text: &str) -> Vec<(u64, u16, i32)> {
+    let line = |line: &str| {
+        let numbers = line.split_whitespace().map(|word| word.parse::<u64>().ok()).collect::<Option<Vec<_>>>()?;
+        let number = |four: &[u64]| four.iter().rev().fold(0, |sum, part| sum << 16 | part);
+        let (EV_KEY, code, value) = *events(line).first()? else { return None };
+        (value != 2).then(|| (number(&numbers[..4]) * 1_000_000 + number(&numbers[4..8]), code, value))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+/// Keys that `send-key` presses: by name and by numbers, together, and as long as it is told.
+pub fn sending(machine: &Machine) {
+    let before = machine.waits("events so far", |text| Some(presses(text).len()));
+    for words in ["--codeset usb 4", "37 --holdtime 400", "KEY_LEFTCTRL KEY_B", "--codeset atset2 0xe075"] {
+        machine.stage.sh(&format!("kiln send-key {} {words}", machine.name));
+    }
+    // KEY_A, KEY_K, KEY_B with KEY_LEFTCTRL around it, KEY_UP.
+    let wanted = [(30, 1), (30, 0), (37, 1), (37, 0), (29, 1), (48, 1), (48, 0), (29, 0), (103, 1), (103, 0)];
+    let seen = machine.waits("keys that were sent", |text| {
+        let all = presses(text);
+        (all.len() >= before + wanted.len()).then(|| all[before..].to_vec())
+    });
+    assert_eq!(seen.iter().map(|(_, code, value)| (*code, *value)).collect::<Vec<_>>(), wanted);
+    let held = seen[3].0 - seen[2].0;
+    assert!(held >= 400_000, "{held} microseconds");
+}
+
 /// Keys of a German keyboard, by keysym: z and y, an umlaut, and with AltGr held @; a dead key.
 pub fn german(machine: &Machine) {
     vncdo(machine.port, &["key", "z", "key", "y", "key", "ü", "key", "ß", "key", "<"]);

@@ -25,6 +25,7 @@ fn viewers_show_what_the_guest_draws_and_bring_it_keys_and_pointer() {
     input::typing(&machine);
     input::pointing(&machine);
     picture::looking(&machine);
+    input::sending(&machine);
 }
 
 #[test]

@@ -142,7 +142,11 @@ fn wish(text: &str) -> Result<DiskWish, Failure> {
 fn place(options: &mut Suboptions) -> Result<(), Failure> {
     match options.take("bus").as_deref() {
         None | Some("virtio") => {}
-        Some(known @ ("sata" | "scsi" | "ide" | "usb" | "fdc" | "xen" | "sd")) => {
+        Some("xen") => {
+            return Err(Failure::new(Status::Usage, "--disk bus=xen: there is no Xen in kiln's machines")
+                .advise("Take bus=virtio, which is also what it is without bus="));
+        }
+        Some(known @ ("sata" | "scsi" | "ide" | "usb" | "fdc" | "sd")) => {
             return Err(not_yet(&format!("--disk bus={known}"), "disks are on bus=virtio so far"));
         }
         Some(other) => return Err(options.wrong("bus", other, "there is virtio")),
@@ -214,6 +218,7 @@ mod tests {
             ("path=/a,error_policy=later", "there are report, stop, ignore, enospace"),
             ("path=/a,rerror_policy=enospace", "there are report, stop, ignore"),
             ("path=/a,bus=sata", "not yet: --disk bus=sata"),
+            ("path=/a,bus=xen", "there is no Xen"),
             ("path=/a,bus=scuzzy", "there is virtio"),
             ("path=/a,device=cdrom", "not yet: --disk device=cdrom"),
             ("path=/a,format=vmdk", "kiln runs raw and qcow2"),

@@ -4,6 +4,7 @@
 //! account. The guest wants the key itself, and applies its own layout. So each keysym is looked up in the layout that
 //! the guest is set to. Scancodes are XT's (set 1), keys with the 0xe0 prefix have bit 7 set.
 
+pub mod codeset;
 mod layouts;
 pub mod qcode;
 

@@ -131,6 +131,11 @@ pub fn linux(name: &str) -> Option<u8> {
 }
 
 #[cfg(test)]
+pub(super) fn all() -> impl Iterator<Item = u8> {
+    KEYS.iter().map(|(.., key)| *key)
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
