@@ -214,10 +214,10 @@ impl Life {
             match wake {
                 Wake::Quit(why) => return (end("destroyed", None), false, why),
                 Wake::Reset => {
-                    if let Err(error) = self.machine.reset() {
+                    if let Err(error) = self.state.turn(|machine| machine.reset().map(|()| Outcome::Runs)) {
                         return (end("failed", Some(chain(&error))), false, "host-error");
                     }
-                    self.was_reset(false, "host-qmp-system-reset");
+                    self.tell_reset(false, "host-qmp-system-reset");
                 }
                 Wake::Disk(error) => {
                     self.troubles.fetch_sub(1, Ordering::AcqRel);
@@ -240,14 +240,14 @@ impl Life {
             Event::Broken(fault) => ("crashed", Some(fault.to_string()), "guest-panic"),
         };
         log::info!("the guest: {reason} {}", detail.as_deref().unwrap_or_default());
-        let outcome = if *event == Event::PoweredOff && self.state.starts_again() {
-            self.machine.reset().map(|()| Outcome::Runs)
-        } else {
-            self.machine.act(event)
-        };
+        let starts_again = *event == Event::PoweredOff && self.state.starts_again();
+        let outcome = self.state.turn(|machine| match starts_again {
+            true => machine.reset().map(|()| Outcome::Runs),
+            false => machine.act(event),
+        });
         match outcome {
-            Ok(Outcome::Runs) => self.was_reset(true, told),
-            Ok(Outcome::Stands) => self.state.stands(),
+            Ok(Outcome::Runs) => self.tell_reset(true, told),
+            Ok(Outcome::Stands) => {}
             Ok(Outcome::Ended) => return Some((Ending { reason: reason.into(), detail }, true, told)),
             Err(error) => {
                 let ending = Ending { reason: "failed".into(), detail: Some(chain(&error)) };
@@ -257,8 +257,7 @@ impl Life {
         None
     }
 
-    fn was_reset(&self, by_guest: bool, reason: &str) {
-        self.state.was_reset();
+    fn tell_reset(&self, by_guest: bool, reason: &str) {
         self.state.hub().tell("RESET", Some(json!({ "guest": by_guest, "reason": reason })));
     }
 }

@@ -206,6 +206,20 @@ fn a_host_without_space_pauses_the_machine_and_resume_goes_on() {
     }
 }
 
+/// A machine that an error has paused is reset: it stands, what its disk was asked for is forgotten.
+fn stays_paused_in_a_reset(home: &Home) -> Client {
+    let mut control = Client::of(home, "web");
+    home.kiln(&["reset", "web"]).ends(0).says(&["Domain 'web' was reset"]);
+    assert_eq!(control.hears("RESET"), json!({ "guest": false, "reason": "host-qmp-system-reset" }));
+    let status = control.ask(&json!({ "execute": "query-status" }))["return"].clone();
+    assert_eq!((&status["status"], &status["running"]), (&json!("prelaunch"), &json!(false)), "{status}");
+    let blocks = control.ask(&json!({ "execute": "query-block" }));
+    assert_eq!(blocks["return"][0]["io-status"], "ok", "{blocks}");
+    reason(home, "paused (user)");
+    home.kiln(&["suspend", "web"]).ends(4).says(&["is paused already"]);
+    control
+}
+
 #[test]
 fn a_host_that_fails_is_told_or_stops_the_machine_as_it_was_asked() {
     kiln_lab::needs_lab!(300, KILN, "/usr/bin/prlimit");
@@ -247,6 +261,17 @@ fn a_host_that_fails_is_told_or_stops_the_machine_as_it_was_asked() {
                 limit(&home, "unlimited");
                 home.kiln(&["resume", "web"]).ends(0);
                 console.sees("written 0.");
+                limit(&home, "1048576");
+                console.types("dd if=/tmp/x of=/dev/vda bs=1M seek=8 conv=fsync\r");
+                reason(&home, "paused (I/O error)");
+                let mut control = stays_paused_in_a_reset(&home);
+                limit(&home, "unlimited");
+                home.kiln(&["resume", "web"]).ends(0);
+                control.hears("RESUME");
+                console.sees("GUEST READY");
+                let said =
+                    asks(&mut console, "head -c 4096 /dev/vda | md5sum; echo Z | dd of=/dev/vda conv=fsync seek=9999");
+                assert!(said.contains(&md5(&home, &[b'X'; 4096])) && said.ends_with('0'), "{said}");
             }
         }
         reason(&home, "running (booted)");
