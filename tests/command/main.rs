@@ -12,6 +12,7 @@ mod guest;
 mod home;
 mod host;
 mod kills;
+mod libvirt;
 mod lives;
 mod seed;
 mod server;
