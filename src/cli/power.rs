@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::machine::{One, done, join};
 use crate::failure::{Failure, Status};
+use crate::machine::known::forget_gone;
 use crate::machine::{Known, Store, definition, running};
 use crate::runner::blueprint::Blueprint;
 use crate::runner::start::{self, Begin, Record};
@@ -148,6 +149,7 @@ impl Create {
         let store = Store::here()?;
         // Held until the machine runs: nobody defines or creates one of its name meanwhile.
         let changing = store.change()?;
+        forget_gone(&changing);
         let prepared = definition::prepare(&store, text)?;
         definition::check_identity(&store, &prepared)?;
         let known = Known { store: store.clone(), name: prepared.name.clone() };

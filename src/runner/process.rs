@@ -30,6 +30,7 @@ use super::cards::Cards;
 use super::console::Console;
 use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
+use super::leavings::Leavings;
 use super::qmp::{self, Hub, Subject};
 use super::screen::Screen;
 use super::start::{Begin, Record};
@@ -117,6 +118,7 @@ struct Life {
     troubles: Arc<AtomicUsize>,
     wakes: Receiver<Wake>,
     outcome: Option<File>,
+    leavings: Option<Leavings>,
     // The machine runs as long as the first is locked, and has its number as long as the second is.
     locks: [Option<OwnedFd>; 2],
 }
@@ -178,6 +180,7 @@ impl Life {
             troubles,
             wakes,
             outcome,
+            leavings: Leavings::of(&blueprint.name, files),
             locks: [files.remove("lock"), files.remove("id")],
         })
     }
@@ -201,6 +204,9 @@ impl Life {
             if let Err(error) = running.image.close() {
                 log::error!("{}", chain(&error));
             }
+        }
+        if let Some(Err(error)) = self.leavings.as_ref().map(Leavings::remove_unless_kept) {
+            log::error!("what the machine leaves in the store can't be removed: {error}");
         }
         self.state.hub().close();
         // Let go by the end of the process, so that nothing of it is left when the machine counts as ended.
