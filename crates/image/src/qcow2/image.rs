@@ -316,7 +316,7 @@ impl BlockDevice for Qcow2 {
 
     fn in_place(&self, operation: Operation, offset: u64, len: u64) -> Option<InPlace<'_>> {
         self.check(operation, offset, len).ok()?;
-        let file = self.data.as_file()?.file();
+        let file = self.data.as_file()?.plain()?;
         let writes = operation == Operation::Write;
         if writes {
             self.begin().ok()?;

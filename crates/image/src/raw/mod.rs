@@ -138,7 +138,7 @@ impl BlockDevice for Raw {
 
     fn in_place(&self, operation: Operation, offset: u64, len: u64) -> Option<InPlace<'_>> {
         self.check(operation, offset, len).ok()?;
-        Some(InPlace::fixed(self.storage.as_file()?.file(), offset))
+        Some(InPlace::fixed(self.storage.as_file()?.plain()?, offset))
     }
 
     fn flush(&self) -> Result<(), Error> {
