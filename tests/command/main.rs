@@ -5,6 +5,7 @@
 mod bad_disks;
 mod bad_input;
 mod control;
+mod disk_trouble;
 mod disks;
 mod documents;
 mod endings;
