@@ -9,6 +9,7 @@ use clap::Args;
 use super::machine::{One, join};
 use super::manner::{mentioned, said};
 use crate::failure::{Failure, Status};
+use crate::machine::known::forget_gone;
 use crate::machine::{Known, Store, definition, running, validate};
 use crate::runner::blueprint::Blueprint;
 use crate::runner::start::{self, Begin, Record};
@@ -204,6 +205,7 @@ impl Create {
         let store = Store::here()?;
         // Held until the machine runs: nobody defines or creates one of its name meanwhile.
         let changing = store.change()?;
+        forget_gone(&changing);
         let prepared = definition::prepare(&store, text)?;
         if self.validate {
             validate::check(&prepared.domain)?;

@@ -126,6 +126,10 @@ fn end(wishes: &Wishes, store: &Store) -> Result<ExitCode, Failure> {
             eprintln!("{name:?} was stopped.");
             Ok(ExitCode::FAILURE)
         }
+        None if !store.has(name) => {
+            eprintln!("{name:?} has ended, and nothing is left of it: it was undefined while it ran.");
+            Ok(ExitCode::SUCCESS)
+        }
         _ => {
             let why = ending.and_then(|e| e.detail).unwrap_or_else(|| "its process is gone".into());
             let log = store.folders().log(name);

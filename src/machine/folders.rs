@@ -125,6 +125,11 @@ impl Folders {
         self.config.join("machines").join(name)
     }
 
+    /// Lock of the store for changes.
+    pub fn lock(&self) -> PathBuf {
+        self.config.join("lock")
+    }
+
     /// Folder of a running machine's sockets and lock.
     pub fn running(&self, name: &str) -> PathBuf {
         self.runtime.join("machines").join(name)

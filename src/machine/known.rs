@@ -5,6 +5,7 @@ use std::fs;
 use kiln_domain::Domain;
 
 use super::running::{self, DOCUMENT, Running, is_running};
+use super::store::Changing;
 use super::{Store, lock, name};
 use crate::failure::{Failure, Status};
 use crate::runner::start::LOCK;
@@ -125,16 +126,28 @@ impl Known {
         }
     }
 
-    /// Removes what a machine that was not kept leaves behind when it has stopped.
+    /// Removes what a machine that was not kept leaves behind when it has stopped. Most of it went with its process.
     pub fn forget_if_gone(&self) {
-        let Ok(_changing) = self.store.change() else { return };
-        let folders = self.store.folders();
-        // Whoever starts one of this name has the lock, and is let alone.
-        let Ok(Some(_lock)) = lock::try_lock(&folders.running(&self.name).join(LOCK)) else { return };
-        if !self.is_persistent() {
-            for folder in [folders.running(&self.name), folders.logs(&self.name)] {
-                let _ = fs::remove_dir_all(folder);
-            }
+        if let Ok(changing) = self.store.change() {
+            forget(&changing, &self.name);
+        }
+    }
+}
+
+/// Removes what machines leave behind that were not kept and whose processes were killed.
+pub fn forget_gone(changing: &Changing<'_>) {
+    let folder = changing.store().folders().runtime.join("machines");
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).for_each(|name| forget(changing, &name));
+}
+
+fn forget(changing: &Changing<'_>, name: &str) {
+    let (store, folders) = (changing.store(), changing.store().folders());
+    // Whoever starts one of this name has the lock, and is let alone.
+    let Ok(Some(_lock)) = lock::try_lock(&folders.running(name).join(LOCK)) else { return };
+    if !store.has(name) {
+        for folder in [folders.running(name), folders.logs(name)] {
+            let _ = fs::remove_dir_all(folder);
         }
     }
 }

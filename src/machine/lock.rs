@@ -14,7 +14,11 @@ fn whole(kind: i32) -> libc::flock {
     libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// Opens the file of a lock, creating it.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).open(path)
 }
 
@@ -50,13 +54,30 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 /// When the file can't be made or locked.
 pub fn lock(path: &Path) -> io::Result<File> {
     let file = open(path)?;
+    wait(&file)?;
+    Ok(file)
+}
+
+/// Locks an opened file when whoever has it lets go.
+///
+/// # Errors
+/// When it can't be locked.
+pub fn wait(file: &File) -> io::Result<()> {
     loop {
         match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLKW(&whole(libc::F_WRLCK))) {
-            Ok(_) => return Ok(file),
+            Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Lets go of a lock without closing its file.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn let_go(file: &File) -> io::Result<()> {
+    Ok(fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&whole(libc::F_UNLCK))).map(drop)?)
 }
 
 /// Whether somebody has the lock. A file that isn't there is not locked.

@@ -123,7 +123,8 @@ impl Running {
         }
     }
 
-    /// `running`, `paused`, or `io-error` when a disk's error has paused it; `None` when it has ended meanwhile.
+    /// `running`, `paused`, `io-error` when a disk's error has paused it, or `prelaunch` when it was reset since; `None`
+    /// when it has ended meanwhile.
     ///
     /// # Errors
     /// As [`Running::command`].
@@ -142,7 +143,7 @@ impl Running {
     /// As [`Running::command`].
     pub fn state(&self) -> Result<Option<(&'static str, &'static str)>, Failure> {
         Ok(self.status()?.map(|status| match status.as_str() {
-            "paused" => ("paused", "user"),
+            "paused" | "prelaunch" => ("paused", "user"),
             "io-error" => ("paused", "I/O error"),
             _ => ("running", "booted"),
         }))

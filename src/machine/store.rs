@@ -112,6 +112,11 @@ impl Store {
         &self.folders
     }
 
+    /// Where a machine's definition lies in the store's `config` folder.
+    pub fn definition_in_config(name: &str) -> PathBuf {
+        Path::new("machines").join(name).join(DEFINITION)
+    }
+
     fn definition(&self, name: &str) -> PathBuf {
         self.folders.definition(name).join(DEFINITION)
     }
@@ -175,7 +180,7 @@ impl Store {
     /// When the file system refuses, or a newer kiln wrote it meanwhile.
     pub fn change(&self) -> Result<Changing<'_>, Failure> {
         make_folder(&self.folders.config)?;
-        let path = self.folders.config.join("lock");
+        let path = self.folders.lock();
         let lock = lock::lock(&path).map_err(|e| trouble("locking", &path, &e))?;
         let format = self.folders.config.join("format");
         match fs::read_to_string(&format) {

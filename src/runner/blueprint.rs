@@ -5,7 +5,9 @@
 
 mod disk;
 mod graphics;
+mod lacking;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use kiln_domain::address::{self, PciAddress};
@@ -50,8 +52,6 @@ pub struct Blueprint {
     pub ports: Vec<(u8, PciAddress)>,
     /// Entropy devices.
     pub rngs: Vec<PciAddress>,
-    /// virtio consoles.
-    pub consoles: Vec<PciAddress>,
     /// The display.
     pub display: Option<PciAddress>,
     /// The VNC server.
@@ -147,7 +147,6 @@ impl Blueprint {
             host_loopback: mark(root, "host-loopback") == Some("yes"),
             ports: vec![],
             rngs: vec![],
-            consoles: vec![],
             display: None,
             vnc: None,
             serial: false,
@@ -164,6 +163,10 @@ impl Blueprint {
         if blueprint.vnc.is_some() && blueprint.display.is_none() {
             return Err(refuse("the machine has VNC graphics but no <video>: there is nothing to show"));
         }
+        blueprint.tell_other_graphics(domain);
+        // Of what is there several times one line is enough.
+        let mut told = BTreeSet::new();
+        blueprint.warnings.retain(|line| told.insert(line.clone()));
         Ok(blueprint)
     }
 
@@ -177,23 +180,12 @@ impl Blueprint {
             "graphics" => self.graphics(device),
             "serial" => self.serial(device),
             "console" => self.console(device),
-            "hostdev" | "filesystem" | "tpm" | "shmem" | "memory" | "vsock" | "iommu" | "lease" | "smartcard"
-            | "parallel" | "channel" => {
-                Err(refuse(format!("the machine has a <{}>, which kiln can't run yet", device.name()))
-                    .advise("Take it out of the definition."))
-            }
             "input" => {
                 self.input(device);
                 Ok(())
             }
             "emulator" => Ok(()),
-            "memballoon" | "watchdog" | "sound" | "audio" | "redirdev" | "hub" | "panic" | "crypto" | "pstore" => {
-                if device.attribute("model") != Some("none") && device.attribute("type") != Some("none") {
-                    self.warnings.push(format!("<{}> is left out: kiln does not have it", device.name()));
-                }
-                Ok(())
-            }
-            other => Err(refuse(format!("the machine has a <{other}>, which kiln does not know"))),
+            _ => lacking::left_out(device).map(|line| self.warnings.extend(line)),
         }
     }
 
@@ -218,20 +210,8 @@ impl Blueprint {
                 let index = device.attribute("index").and_then(|i| i.parse().ok()).ok_or_else(|| no_address(device))?;
                 self.ports.push((index, place(device)?.ok_or_else(|| no_address(device))?));
             }
-            ("pci", other) => {
-                return Err(refuse(format!("the machine has a PCI controller '{other}', which kiln does not have"))
-                    .advise("kiln runs q35 machines with pcie-root and pcie-root-port."));
-            }
-            ("virtio-serial", _) => self.consoles.extend(place(device)?),
             ("usb", "none") => {}
-            ("sata" | "usb", _) => {
-                self.warnings.push(format!("the {kind} controller is left out: kiln does not have it"));
-            }
-            (other, _) => {
-                return Err(refuse(format!(
-                    "the machine has a controller of type '{other}', which kiln can't run yet"
-                )));
-            }
+            _ => self.warnings.push(lacking::controller_left_out(kind, model)?),
         }
         Ok(())
     }
@@ -263,6 +243,12 @@ impl Blueprint {
         Ok(())
     }
 
+    fn tell_other_graphics(&mut self, domain: &Domain) {
+        let kinds = domain.devices().filter(|device| device.name() == "graphics").filter_map(|g| g.attribute("type"));
+        let others = kinds.filter(|kind| !matches!(*kind, "vnc" | "none"));
+        self.warnings.extend(others.map(|kind| lacking::unseen(kind, self.vnc.is_some())));
+    }
+
     fn serial(&mut self, device: &Element) -> Result<(), Failure> {
         if self.serial {
             return Err(refuse("the machine has a second serial port; one is what kiln runs so far"));
@@ -284,7 +270,12 @@ impl Blueprint {
     fn console(&mut self, device: &Element) -> Result<(), Failure> {
         match device.find("target").and_then(|t| t.attribute("type")) {
             None | Some("serial") => Ok(()),
-            Some("virtio") => Ok(()),
+            Some("virtio") => {
+                let line =
+                    "the virtio <console> (hvc0 in the guest) is left out: kiln has a serial port (ttyS0) so far";
+                self.warnings.push(line.into());
+                Ok(())
+            }
             Some(other) => Err(refuse(format!("a console of type '{other}' is not there"))),
         }
     }

@@ -11,6 +11,7 @@ pub mod disks;
 pub mod handover;
 mod ids;
 pub mod keymap;
+mod leavings;
 mod ports;
 mod process;
 mod qmp;

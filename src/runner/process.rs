@@ -30,6 +30,7 @@ use super::cards::Cards;
 use super::console::Console;
 use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
+use super::leavings::Leavings;
 use super::qmp::{self, Hub, Subject};
 use super::screen::Screen;
 use super::start::{Begin, Record};
@@ -117,6 +118,7 @@ struct Life {
     troubles: Arc<AtomicUsize>,
     wakes: Receiver<Wake>,
     outcome: Option<File>,
+    leavings: Option<Leavings>,
     // The machine runs as long as the first is locked, and has its number as long as the second is.
     locks: [Option<OwnedFd>; 2],
 }
@@ -178,6 +180,7 @@ impl Life {
             troubles,
             wakes,
             outcome,
+            leavings: Leavings::of(&blueprint.name, files),
             locks: [files.remove("lock"), files.remove("id")],
         })
     }
@@ -202,6 +205,9 @@ impl Life {
                 log::error!("{}", chain(&error));
             }
         }
+        if let Some(Err(error)) = self.leavings.as_ref().map(Leavings::remove_unless_kept) {
+            log::error!("what the machine leaves in the store can't be removed: {error}");
+        }
         self.state.hub().close();
         // Let go by the end of the process, so that nothing of it is left when the machine counts as ended.
         self.locks.iter_mut().for_each(|lock| std::mem::forget(lock.take()));
@@ -214,10 +220,10 @@ impl Life {
             match wake {
                 Wake::Quit(why) => return (end("destroyed", None), false, why),
                 Wake::Reset => {
-                    if let Err(error) = self.machine.reset() {
+                    if let Err(error) = self.state.turn(|machine| machine.reset().map(|()| Outcome::Runs)) {
                         return (end("failed", Some(chain(&error))), false, "host-error");
                     }
-                    self.was_reset(false, "host-qmp-system-reset");
+                    self.tell_reset(false, "host-qmp-system-reset");
                 }
                 Wake::Disk(error) => {
                     self.troubles.fetch_sub(1, Ordering::AcqRel);
@@ -240,14 +246,14 @@ impl Life {
             Event::Broken(fault) => ("crashed", Some(fault.to_string()), "guest-panic"),
         };
         log::info!("the guest: {reason} {}", detail.as_deref().unwrap_or_default());
-        let outcome = if *event == Event::PoweredOff && self.state.starts_again() {
-            self.machine.reset().map(|()| Outcome::Runs)
-        } else {
-            self.machine.act(event)
-        };
+        let starts_again = *event == Event::PoweredOff && self.state.starts_again();
+        let outcome = self.state.turn(|machine| match starts_again {
+            true => machine.reset().map(|()| Outcome::Runs),
+            false => machine.act(event),
+        });
         match outcome {
-            Ok(Outcome::Runs) => self.was_reset(true, told),
-            Ok(Outcome::Stands) => self.state.stands(),
+            Ok(Outcome::Runs) => self.tell_reset(true, told),
+            Ok(Outcome::Stands) => {}
             Ok(Outcome::Ended) => return Some((Ending { reason: reason.into(), detail }, true, told)),
             Err(error) => {
                 let ending = Ending { reason: "failed".into(), detail: Some(chain(&error)) };
@@ -257,8 +263,7 @@ impl Life {
         None
     }
 
-    fn was_reset(&self, by_guest: bool, reason: &str) {
-        self.state.was_reset();
+    fn tell_reset(&self, by_guest: bool, reason: &str) {
         self.state.hub().tell("RESET", Some(json!({ "guest": by_guest, "reason": reason })));
     }
 }

@@ -20,6 +20,7 @@ use super::cards::{self, Network};
 use super::disks;
 use super::handover::{self, Answer, Descriptors, Order};
 use super::ids;
+use super::leavings;
 use super::ports::{self, Bound};
 use crate::failure::{Failure, Status};
 use crate::host::TrialResult;
@@ -182,6 +183,8 @@ impl Opened {
             let file = File::create(&path).map_err(|e| failed(format!("creating {}", path.display()), &e))?;
             files.insert(label.into(), file.into());
         }
+        leavings::hand_over(folders, &blueprint.name, &mut files)
+            .map_err(|e| failed("the store's folders can't be handed to the machine's process", &e))?;
         let vnc_password = blueprint.vnc.as_ref().is_some_and(|v| v.password.is_some());
         Ok(Self {
             files,

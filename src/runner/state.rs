@@ -12,7 +12,7 @@ use std::sync::mpsc::Sender;
 use kiln_image::{BlockDevice, Image};
 use kiln_rfb::{FrameSource, Rect};
 use kiln_vmm::legacy::i8042::{Key, LEFT, MIDDLE, RIGHT};
-use kiln_vmm::machine::Machine;
+use kiln_vmm::machine::{self, Machine, Outcome};
 use kiln_vmm::pci::Place;
 use kiln_vmm::virtio::blk::{Consequence, DetectZeroes, DiskError};
 use parking_lot::Mutex;
@@ -32,6 +32,8 @@ enum Status {
     Running,
     Paused,
     IoError,
+    /// It was reset while it was paused, and boots when it goes on.
+    Fresh,
 }
 
 /// A disk of a running machine.
@@ -106,16 +108,30 @@ impl State {
         self.reboots.load(Ordering::Acquire)
     }
 
-    /// It was reset, and runs.
-    pub(super) fn was_reset(&self) {
-        self.reboots.store(false, Ordering::Release);
-        *self.status.lock() = Status::Running;
-        self.failed.lock().clear();
-    }
-
-    /// It stands by itself.
-    pub(super) fn stands(&self) {
-        *self.status.lock() = Status::Paused;
+    /// Does what resets the machine or leaves it standing. A paused machine stays paused, and forgets what its disks
+    /// were asked for.
+    ///
+    /// # Errors
+    /// When the machine can't be reset.
+    pub(super) fn turn(
+        &self,
+        act: impl FnOnce(&Machine) -> Result<Outcome, machine::Error>,
+    ) -> Result<Outcome, machine::Error> {
+        // Held throughout, as in resume.
+        let mut status = self.status.lock();
+        let outcome = act(&self.machine)?;
+        match outcome {
+            Outcome::Runs => {
+                self.reboots.store(false, Ordering::Release);
+                self.failed.lock().clear();
+                if *status != Status::Running {
+                    *status = Status::Fresh;
+                }
+            }
+            Outcome::Stands => self.stand(&mut status, Status::Paused),
+            Outcome::Ended => {}
+        }
+        Ok(outcome)
     }
 
     /// A request to a disk failed. Pauses the machine if that is what is to become of it.
@@ -134,20 +150,24 @@ impl State {
         });
         self.hub.tell("BLOCK_IO_ERROR", Some(data));
         if *consequence == Consequence::Stopped {
+            let mut status = self.status.lock();
+            // A reset has taken the request back meanwhile.
+            if *status == Status::Fresh {
+                return;
+            }
             self.failed.lock().insert(drive.clone(), *no_space);
-            self.pause_for(Status::IoError);
+            self.stand(&mut status, Status::IoError);
             log::error!("the machine is paused; resume does the request again");
         }
     }
 
-    fn pause_for(&self, why: Status) {
-        let mut status = self.status.lock();
+    fn stand(&self, status: &mut Status, why: Status) {
         if *status == Status::Running {
             self.machine.pause();
             self.hub.tell("STOP", None);
         }
-        // What the disk still waits for outweighs that the user has stopped it, too.
-        if *status != Status::IoError {
+        // What the disk still waits for outweighs that the user has stopped it, too; and what is as new stays so.
+        if matches!(status, Status::Running | Status::Paused) {
             *status = why;
         }
     }
@@ -208,11 +228,12 @@ impl Subject for State {
             Status::Running => "running",
             Status::Paused => "paused",
             Status::IoError => "io-error",
+            Status::Fresh => "prelaunch",
         }
     }
 
     fn pause(&self) {
-        self.pause_for(Status::Paused);
+        self.stand(&mut self.status.lock(), Status::Paused);
     }
 
     fn resume(&self) {

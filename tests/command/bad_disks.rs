@@ -19,7 +19,7 @@ fn create(home: &Home, words: &[&str], file: &str, size: &[&str]) -> String {
     path
 }
 
-fn patch(path: &str, at: u64, bytes: &[u8]) {
+pub fn patch(path: &str, at: u64, bytes: &[u8]) {
     let mut file = fs::File::options().write(true).open(path).unwrap();
     file.seek(SeekFrom::Start(at)).unwrap();
     file.write_all(bytes).unwrap();
@@ -120,6 +120,62 @@ fn a_definition_that_says_otherwise_than_its_image() {
     store("<backingStore/>").ends(1).says(&["says that nothing else lies below it", "base.qcow2"]);
     let twice = below(&base, "qcow2", &below(&other, "qcow2", ""));
     store(&twice).ends(1).says(&["other.qcow2 lies below it", "the image says that nothing does"]);
+}
+
+/// The machine "web", defined on the image `top`, which lies on `base`.
+fn defined(home: &Home) -> (String, String) {
+    let base = create(home, &[], "base.qcow2", &["1M"]);
+    let top = create(home, &["-b", "base.qcow2", "-F", "qcow2"], "top.qcow2", &[]);
+    let kernel = home.file("vmlinuz", [0; 512]);
+    let document = format!(
+        "<domain type='kvm'><name>web</name><memory>262144</memory>
+         <os><type arch='x86_64' machine='q35'>hvm</type><kernel>{kernel}</kernel></os>
+         <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{top}'/>
+         <target dev='vda' bus='virtio'/></disk></devices></domain>"
+    );
+    home.kiln(&["define", &home.file("web.xml", document)]).ends(0);
+    (top, base)
+}
+
+#[test]
+fn a_defined_machine_whose_disks_have_changed_since() {
+    let cut = |path: &str, len: u64| fs::File::options().write(true).open(path).unwrap().set_len(len).unwrap();
+    type Change<'a> = &'a dyn Fn(&Home, &str, &str);
+    let rows: &[(&str, i32, &[&str], Change<'_>)] = &[
+        ("version", 1, &["its version is 9"], &|_, top, _| {
+            patch(top, 4, &9u32.to_be_bytes());
+        }),
+        ("L1 table", 1, &["L1 table", "> Look at it"], &|_, top, _| patch(top, 40, &12345u64.to_be_bytes())),
+        ("refcounts", 1, &["refcount table"], &|_, top, _| patch(top, 48, &12345u64.to_be_bytes())),
+        ("marked", 1, &["marked as corrupt"], &|_, top, _| patch(top, 72, &2u64.to_be_bytes())),
+        ("cut header", 1, &["top.qcow2"], &|_, top, _| cut(top, 60)),
+        ("empty", 1, &["top.qcow2"], &|_, top, _| cut(top, 0)),
+        ("another format", 1, &["top.qcow2"], &|_, top, _| fs::write(top, vec![7; 1 << 20]).unwrap()),
+        ("gone", 3, &["> Put it back, or change the machine's definition."], &|_, top, _| {
+            fs::remove_file(top).unwrap()
+        }),
+        ("base gone", 3, &["base.qcow2", "> Put it back, or, if it has another name now"], &|_, _, base| {
+            fs::remove_file(base).unwrap();
+        }),
+        ("base moved", 3, &["base.qcow2", "kiln disk rebase -u -b NEW"], &|home, _, base| {
+            fs::rename(base, home.text("moved.qcow2")).unwrap();
+        }),
+        ("base of another format", 1, &["base.qcow2"], &|_, _, base| fs::write(base, vec![7; 1 << 20]).unwrap()),
+        ("base cut", 1, &["base.qcow2"], &|_, _, base| cut(base, 60)),
+        ("loop", 1, &["it lies below itself"], &|home, top, base| {
+            drop(home.kiln(&["disk", "rebase", "-u", "-b", top, "-F", "qcow2", base]).ends(0));
+        }),
+    ];
+    for (name, code, says, change) in rows {
+        let home = Home::new();
+        let (top, base) = defined(&home);
+        change(&home, &top, &base);
+        let before = [fs::read(&top).ok(), fs::read(&base).ok()];
+        eprintln!("{name}");
+        home.kiln(&["start", "web"]).ends(*code).says(&["the disk", "top.qcow2 can't be used"]).says(says);
+        assert!([fs::read(&top).ok(), fs::read(&base).ok()] == before, "{name}: they stay as they are");
+        assert_eq!(home.machines(), [("web".into(), "shut off".into())]);
+    }
 }
 
 #[test]

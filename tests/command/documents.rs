@@ -10,7 +10,7 @@ use super::home::{Home, KILN, install};
 
 /// `virt-xml-validate` finds nothing wrong (the package libvirt-clients; `cargo xtask test` installs it).
 #[track_caller]
-fn is_valid(home: &Home, document: &str) {
+pub fn is_valid(home: &Home, document: &str) {
     let path = home.file("checked.xml", document);
     let output = Command::new("virt-xml-validate").args([&path, "domain"]).output();
     let output = output.expect("virt-xml-validate is there: cargo xtask test installs it");

@@ -2,15 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use kiln_image::{Format, Image, Open};
+use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::control::Client;
+use super::endings::process_of;
 use super::guest::{self, LISTENS, SHELL};
 use super::home::{Home, KILN, Told, install};
 use super::states::{becomes, data};
-use super::talk::Talk;
+use super::talk::{PATIENCE, Talk};
 
 fn document(name: &str, inside: &str) -> String {
     format!(
@@ -277,6 +280,15 @@ fn forms_that_virsh_has_and_kiln_refuses_are_told_with_the_reason() {
     }
 }
 
+#[track_caller]
+fn until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it never is so");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 fn info(home: &Home, name: &str) -> Value {
     data(home.kiln(&["dominfo", name, "--json"]))
 }
@@ -374,11 +386,29 @@ fn the_lives_of_machines_that_are_kept_or_not() {
     home.kiln(&["list"]).ends(0).says(&[" 1    web", " 2    guest"]);
     let told = home.kiln(&["shutdown", "guest", "--timeout", "0.5"]).ends(5);
     told.says(&["still runs after 0.5 s", "did not follow the power button", "acpid", "kiln destroy guest"]);
+    // It goes by itself, and takes with it what it left: its document may hold a password.
+    let mut guest = Talk::on_terminal(&home.command(&["console", "guest"]));
+    guest.sees("GUEST READY");
+    guest.types("poweroff -f\r");
+    guest.sees("\"guest\" has ended.");
+    guest.ends();
+    let (run, logs) = (home.store("run/machines/guest"), home.store("state/machines/guest"));
+    until(|| home.kiln(&["domstate", "guest"]).code == Some(3));
+    assert_eq!(home.files().into_iter().filter(|f| f.starts_with(&run)).collect::<Vec<_>>(), [run.join("lock")]);
+    assert!(!logs.exists());
+    home.kiln(&["create", &path]).ends(0);
     let mut control = Client::of(&home, "guest");
     home.kiln(&["destroy", "guest", "--remove-logs"]).ends(0);
     assert_eq!(control.hears("SHUTDOWN"), json!({ "guest": false, "reason": "host-qmp-quit" }));
     home.kiln(&["domstate", "guest"]).ends(3).says(&["no machine \"guest\""]);
-    assert!(!home.store("state/machines/guest").exists() && !home.store("run/machines/guest").exists());
+    assert!(!run.exists() && !logs.exists());
+    // One whose process is killed takes nothing along; the next create clears up behind it.
+    home.kiln(&["create", &path]).ends(0);
+    kill_process(process_of(&home, "guest"), Signal::KILL).unwrap();
+    until(|| home.machines().len() == 1);
+    assert!(run.join("domain.xml").exists() && logs.exists());
+    assert_ne!(home.kiln(&["create", &home.file("bad.xml", "<domain/>")]).code, Some(0));
+    assert!(!run.exists() && !logs.exists());
 
     home.kiln(&["shutdown", "web"]).ends(0);
     becomes(&home, "web", "shut off");

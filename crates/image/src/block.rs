@@ -1,8 +1,12 @@
 //! What every opened disk can do, whatever its format.
 
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::Error;
+use parking_lot::RwLockReadGuard;
+
+use crate::{Error, Operation};
 
 /// Bytes of a sector, the unit in which disks are counted.
 pub const SECTOR: u64 = 512;
@@ -14,6 +18,50 @@ pub struct Geometry {
     pub logical_block: u32,
     /// Least unit that it writes without reading first.
     pub physical_block: u32,
+}
+
+/// A range of a disk that lies in a file as it is. While this lives its place is given to nobody else.
+pub struct InPlace<'a> {
+    file: &'a File,
+    offset: u64,
+    /// Told that something was written, once it may have been.
+    written: Option<&'a AtomicBool>,
+    _held: Option<RwLockReadGuard<'a, ()>>,
+}
+
+impl<'a> InPlace<'a> {
+    /// A range that never moves.
+    pub(crate) fn fixed(file: &'a File, offset: u64) -> Self {
+        Self { file, offset, written: None, _held: None }
+    }
+
+    /// A range that stays where it is while `held` lives.
+    pub(crate) fn held(
+        file: &'a File,
+        offset: u64,
+        written: Option<&'a AtomicBool>,
+        held: RwLockReadGuard<'a, ()>,
+    ) -> Self {
+        Self { file, offset, written, _held: Some(held) }
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        self.file
+    }
+
+    /// Where the range begins in the file, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
+impl Drop for InPlace<'_> {
+    fn drop(&mut self) {
+        if let Some(written) = self.written {
+            written.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// An opened disk.
@@ -46,6 +94,15 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// When the disk is read-only, the range is not within it, or the host fails; a part may have been written then.
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> Result<(), Error>;
+
+    /// Where a read or write (`operation`) of a range may go to a file at once, for whoever can hand the kernel memory that
+    /// is nobody's to refer to, such as a guest's. `None`: by [`read_at`](BlockDevice::read_at) and
+    /// [`write_at`](BlockDevice::write_at). A transfer there that fails or is short is done again by these, which know
+    /// what is wrong; the place must be let go before.
+    fn in_place(&self, operation: Operation, offset: u64, len: u64) -> Option<InPlace<'_>> {
+        let _ = (operation, offset, len);
+        None
+    }
 
     /// Returns once everything written is on stable storage.
     ///

@@ -22,7 +22,7 @@ use crate::qcow2::read::Contents;
 use crate::qcow2::{self, Header, Qcow2};
 use crate::raw::Raw;
 use crate::storage::{Cache, File, Storage};
-use crate::{BlockDevice, Error, Geometry, Operation, SECTOR};
+use crate::{BlockDevice, Error, Geometry, InPlace, Operation, SECTOR};
 
 /// Most images below each other.
 const DEEPEST: usize = 200;
@@ -579,6 +579,12 @@ impl BlockDevice for Image {
     fn write_at(&self, buffers: &[IoSlice<'_>], offset: u64) -> Result<(), Error> {
         self.refuse_disguise(buffers, offset)?;
         self.device().write_at(buffers, offset)
+    }
+
+    fn in_place(&self, operation: Operation, offset: u64, len: u64) -> Option<InPlace<'_>> {
+        // What is written to a guessed format is looked at first.
+        let is_looked_at = self.guessed && operation == Operation::Write;
+        if is_looked_at { None } else { self.device().in_place(operation, offset, len) }
     }
 
     fn flush(&self) -> Result<(), Error> {

@@ -36,7 +36,7 @@ pub mod storage;
 pub mod testing;
 pub mod zeros;
 
-pub use block::{BlockDevice, Geometry, SECTOR};
+pub use block::{BlockDevice, Geometry, InPlace, SECTOR};
 pub use chain::{Image, Open};
 pub use error::{Error, Operation};
 pub use format::Format;

@@ -51,8 +51,10 @@ fn the_file_is_open_for_direct_transfers() {
     let Some(file) = open(&path) else { return };
     let flag = libc::O_DIRECT as u32;
     assert_eq!(flags(&path).iter().filter(|flags| **flags & flag != 0).count(), 1);
+    assert!(file.plain().is_none(), "nobody else reads and writes it as this does");
     drop(file);
     assert!(flags(&path).is_empty());
+    assert!(storage::File::open(&path, Access::Write).unwrap().plain().is_some());
 }
 
 #[test]

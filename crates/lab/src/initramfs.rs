@@ -15,7 +15,7 @@ use crate::{elf, module};
 /// Modules that every lab loads, in this order; dependencies come by themselves.
 const BASE: &[&str] = &["virtio_pci", "virtio_console", "virtio_blk", "loop"];
 
-/// Modules that guests in the lab may load; carried along, not loaded.
+/// Modules that guests in the lab, and tests that are root there, may load; carried along, not loaded.
 const FOR_GUESTS: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
@@ -30,6 +30,7 @@ const FOR_GUESTS: &[&str] = &[
     "ext4",
     "rtc_cmos",
     "pciehp",
+    "null_blk",
 ];
 
 const INIT: &str = include_str!("init.sh");

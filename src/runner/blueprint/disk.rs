@@ -170,6 +170,7 @@ impl Disk {
         let path = path.ok_or_else(|| refuse(format!("the disk {name} names neither a file nor a block device")))?;
         let cache = words.cache()?;
         words.engine(cache, notes)?;
+        let (on_read_error, on_write_error) = words.policies()?;
         let disk = Self {
             path: path.into(),
             format,
@@ -180,8 +181,8 @@ impl Disk {
             cache,
             unmap: words.discard()?,
             detect_zeroes: words.detect_zeroes()?,
-            on_read_error: words.choose("rerror_policy", &READ_ERRORS, OnError::Report)?,
-            on_write_error: words.choose("error_policy", &WRITE_ERRORS, OnError::StopWithoutSpace)?,
+            on_read_error,
+            on_write_error,
             below: below(device, &name)?,
             target: name,
         };
@@ -256,6 +257,15 @@ impl Words<'_> {
 
     fn detect_zeroes(&self) -> Result<DetectZeroes, Failure> {
         self.choose("detect_zeroes", &ZEROES, DetectZeroes::Off)
+    }
+
+    // What is to follow reads and writes that fail. One policy is meant for both, but that reads don't know enospace
+    // (formatdomain, error_policy).
+    fn policies(&self) -> Result<(OnError, OnError), Failure> {
+        let given = self.attribute("error_policy").is_some();
+        let writes = self.choose("error_policy", &WRITE_ERRORS, OnError::StopWithoutSpace)?;
+        let same = if given && writes != OnError::StopWithoutSpace { writes } else { OnError::Report };
+        Ok((self.choose("rerror_policy", &READ_ERRORS, same)?, writes))
     }
 
     // Each queue's own thread does its requests, whichever engine QEMU would take.
@@ -336,5 +346,22 @@ mod tests {
         let disk = read("").0.unwrap();
         assert_eq!((disk.on_write_error, disk.on_read_error), (OnError::StopWithoutSpace, OnError::Report));
         assert_eq!((disk.cache, disk.unmap, disk.format), (CacheMode::Writeback, false, Format::Raw));
+    }
+
+    #[test]
+    fn a_policy_of_errors_is_that_of_reads_too() {
+        use OnError::{Ignore, Report, Stop, StopWithoutSpace};
+        for (words, reads, writes) in [
+            ("error_policy='stop'", Stop, Stop),
+            ("error_policy='ignore'", Ignore, Ignore),
+            ("error_policy='report'", Report, Report),
+            ("error_policy='enospace'", Report, StopWithoutSpace),
+            ("rerror_policy='stop'", Stop, StopWithoutSpace),
+            ("error_policy='stop' rerror_policy='report'", Report, Stop),
+            ("error_policy='stop' rerror_policy='default'", Stop, Stop),
+        ] {
+            let disk = read(&format!("<driver type='raw' {words}/>")).0.unwrap();
+            assert_eq!((disk.on_read_error, disk.on_write_error), (reads, writes), "{words}");
+        }
     }
 }

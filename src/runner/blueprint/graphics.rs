@@ -44,14 +44,14 @@ impl Vnc {
         self.keymap.as_deref().and_then(Layout::named).unwrap_or_default()
     }
 
-    /// Reads a `<graphics>`; `None` if it is of the type none. What has no effect goes to `warnings`.
+    /// Reads a `<graphics>`; `None` if it is of another type. What has no effect goes to `warnings`.
     pub(super) fn read(device: &Element, warnings: &mut Vec<String>) -> Result<Option<Self>, Failure> {
         match device.attribute("type") {
             Some("vnc") => {}
-            Some("none") => return Ok(None),
+            Some("none" | "spice" | "sdl" | "desktop" | "rdp" | "egl-headless" | "dbus") => return Ok(None),
             Some(other) => {
                 return Err(refuse(format!("graphics '{other}' is not there; kiln shows machines by VNC"))
-                    .advise("Use --graphics vnc, or --graphics none."));
+                    .advise("Write <graphics type='vnc' port='-1' autoport='yes'/> instead, or leave it out."));
             }
             None => return Err(refuse("<graphics> has no type")),
         }

@@ -32,7 +32,7 @@ pub(in crate::runner) enum PowerOff {
 pub(in crate::runner) trait Subject: Send + Sync {
     /// The machine's name.
     fn name(&self) -> &str;
-    /// `running`, `paused`, or `io-error` when a disk's error has paused it.
+    /// `running`, `paused`, `io-error` when a disk's error has paused it, or `prelaunch` when it was reset since.
     fn status(&self) -> &'static str;
     /// Stops the guest where it is; it doesn't notice.
     fn pause(&self);

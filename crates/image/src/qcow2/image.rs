@@ -16,7 +16,7 @@ use super::header::{Header, HeaderError, cluster_size};
 use super::layout::Layout;
 use super::tables::Tables;
 use crate::storage::{self, Storage};
-use crate::{BlockDevice, Error, Geometry, Operation};
+use crate::{BlockDevice, Error, Geometry, InPlace, Operation};
 
 /// How an image is opened.
 #[derive(Clone, Default)]
@@ -50,6 +50,8 @@ pub struct Qcow2 {
     pub(super) writing: Mutex<Vec<Range<u64>>>,
     pub(super) written: Condvar,
     pub(super) len: AtomicU64,
+    /// Where the file that holds guest data ended at least, once.
+    pub(super) end: AtomicU64,
     read_only: bool,
     unmap: bool,
     /// There is no backing file, but there will be one: zeros have to be said.
@@ -118,6 +120,7 @@ impl Qcow2 {
         let (len, codec) = (header.size, Codec::new(header.compression));
         let data = options.data.clone().unwrap_or_else(|| storage.clone());
         let tables = Tables::load(storage.clone(), options.data, header, !options.no_barriers)?;
+        let end = data.len().map_err(|source| Error::Open { path: data.name().into(), source })?;
         Ok(Self {
             layout,
             storage,
@@ -129,6 +132,7 @@ impl Qcow2 {
             writing: Mutex::new(Vec::new()),
             written: Condvar::new(),
             len: AtomicU64::new(len),
+            end: AtomicU64::new(end),
             read_only: options.read_only,
             unmap: options.unmap,
             expects_backing: AtomicBool::new(false),
@@ -259,6 +263,11 @@ impl Qcow2 {
         // Once more for the refcounts that went down. Nobody has to wait for these: what is lost of them are leaks.
         tables.spill()?;
         let end = tables.file_end();
+        if !self.layout.data_file && self.storage.len().is_ok_and(|len| len < self.end.load(Ordering::Acquire)) {
+            // Lengthened again, it would read zeros where data is gone.
+            let what = "its file was cut short while it was in use, and data in it is lost".into();
+            return Err(Error::Damaged { name: self.name(), what });
+        }
         if self.begun.load(Ordering::Acquire) && self.storage.len().is_ok_and(|len| len < end) {
             self.storage.set_len(end).map_err(self.failed(Operation::Write, end))?;
         }
@@ -303,6 +312,18 @@ impl BlockDevice for Qcow2 {
         self.begin()?;
         let _request = self.requests.read();
         self.write_buffers(buffers, offset)
+    }
+
+    fn in_place(&self, operation: Operation, offset: u64, len: u64) -> Option<InPlace<'_>> {
+        self.check(operation, offset, len).ok()?;
+        let file = self.data.as_file()?.plain()?;
+        let writes = operation == Operation::Write;
+        if writes {
+            self.begin().ok()?;
+        }
+        let held = self.requests.read();
+        let host = if writes { self.place_of_write(offset, len) } else { self.place_of_read(offset, len) }?;
+        Some(InPlace::held(file, host, writes.then_some(&self.moved), held))
     }
 
     fn flush(&self) -> Result<(), Error> {

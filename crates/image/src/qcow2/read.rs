@@ -1,6 +1,7 @@
 //! Reading: from a guest range to stretches that lie together in the file.
 
 use std::io::IoSliceMut;
+use std::sync::atomic::Ordering;
 
 use super::bits::*;
 use super::image::Qcow2;
@@ -186,8 +187,9 @@ impl Qcow2 {
                 Ok(())
             }
             Contents::Data { host } => {
-                // A file may end before its last cluster does: what is behind reads zeros.
-                self.data.read_at(buffers, host).map_err(self.failed(Operation::Read, host)).map(drop)
+                let wanted: u64 = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+                let there = self.data.read_at(buffers, host).map_err(self.failed(Operation::Read, host))?;
+                if there < wanted { self.refuse_cut(host, there, wanted) } else { Ok(()) }
             }
             Contents::Unallocated | Contents::Kept { .. } => read_below(self.backing.as_deref(), buffers, at),
             Contents::Compressed { host, len } => {
@@ -200,6 +202,24 @@ impl Qcow2 {
                 }
                 Ok(())
             }
+        }
+    }
+
+    // A file may end before its last cluster does: what is behind reads zeros. But not what was there once.
+    fn refuse_cut(&self, host: u64, there: u64, wanted: u64) -> Result<(), Error> {
+        if host + there >= (host + wanted).min(self.end.load(Ordering::Acquire)) {
+            return Ok(());
+        }
+        let end = self.data.len().unwrap_or(host + there);
+        let why = format!("the file ends at byte {end}: it was cut short while it was in use");
+        Err(self.failed(Operation::Read, host)(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, why)))
+    }
+
+    /// Where a read of the whole range may go as it is.
+    pub(super) fn place_of_read(&self, offset: u64, len: u64) -> Option<u64> {
+        match self.extent(offset, len).ok()? {
+            Extent { len: there, contents: Contents::Data { host } } if there == len => Some(host),
+            _ => None,
         }
     }
 

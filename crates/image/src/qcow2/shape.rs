@@ -471,6 +471,7 @@ impl Qcow2 {
         tables.wrote();
         self.settle_alone(tables)?;
         if layout.data_file {
+            self.end.fetch_min(len, std::sync::atomic::Ordering::AcqRel);
             self.data.set_len(len).map_err(self.failed(Operation::Write, len))?;
         }
         tables.commit()

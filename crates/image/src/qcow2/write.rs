@@ -54,6 +54,28 @@ fn own_cluster(layout: &Layout, entry: Entry) -> Option<u64> {
     }
 }
 
+// The part of the cluster of this number that a write touches: where in the cluster, and bytes.
+fn part(layout: &Layout, at: u64, len: u64, number: u64) -> (u64, u64) {
+    let start = (layout.floor(at) + number * layout.cluster()).max(at);
+    (layout.within(start), (layout.cluster() - layout.within(start)).min(at + len - start))
+}
+
+// The host offset of the first cluster, and how many bytes of the write from there on may go where they are.
+fn in_place(layout: &Layout, entries: &[Entry], at: u64, len: u64) -> Option<(u64, u64)> {
+    let own = |entry: Entry, number: u64| {
+        let (within, len) = part(layout, at, len, number);
+        match entry.kind(layout) {
+            Kind::Standard { host } if entry.is_copied() && has_data(layout, entry, within, len) => Some(host),
+            _ => None,
+        }
+    };
+    let host = own(entries.first().copied()?, 0)?;
+    let together = (0..)
+        .zip(entries)
+        .take_while(|(number, entry)| own(**entry, *number) == Some(host + number * layout.cluster()));
+    Some((host, together.map(|(number, _)| part(layout, at, len, number).1).sum()))
+}
+
 /// Places for a write that is to come: [`Qcow2::write_to`].
 pub struct Places(Vec<Step>);
 
@@ -153,9 +175,34 @@ impl Qcow2 {
     }
 
     fn write_in_place(&self, buffers: &[IoSlice<'_>], host: u64) -> Result<(), Error> {
-        let outcome = self.data.write_at(buffers, host).map_err(self.failed(Operation::Write, host));
+        let outcome = self.put(buffers, host);
         self.moved.store(true, std::sync::atomic::Ordering::Release);
         outcome
+    }
+
+    fn put(&self, buffers: &[IoSlice<'_>], host: u64) -> Result<(), Error> {
+        self.data.write_at(buffers, host).map_err(self.failed(Operation::Write, host))?;
+        let len: u64 = buffers.iter().map(|buffer| buffer.len() as u64).sum();
+        self.end.fetch_max(host + len, std::sync::atomic::Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Where a write of the whole range may go as it is.
+    pub(super) fn place_of_write(&self, at: u64, len: u64) -> Option<u64> {
+        if len == 0 || len > MOST_AT_ONCE {
+            return None;
+        }
+        self.make_room().ok()?;
+        let layout = self.layout;
+        let mut tables = self.tables.lock();
+        if self.is_being_written(&(layout.floor(at)..at + len)) {
+            return None;
+        }
+        let within = layout.within(at);
+        let entries = tables.entries(at, (within + len).div_ceil(layout.cluster())).ok()?;
+        let (host, end) = in_place(&layout, &entries, at, len)?;
+        self.refuse_metadata(&mut tables, host, within + end).ok()?;
+        (end == len).then_some(host + within)
     }
 
     fn is_being_written(&self, range: &Range<u64>) -> bool {
@@ -190,31 +237,13 @@ impl Qcow2 {
         let clusters = (within + len).div_ceil(layout.cluster());
         let entries = tables.entries(at, clusters)?;
         let entry = entries.first().copied().unwrap_or_default();
-        let part = |number: u64| {
-            let start = (first + number * layout.cluster()).max(at);
-            (layout.within(start), (layout.cluster() - layout.within(start)).min(at + len - start))
-        };
-        let in_place = |entry: Entry, number: u64| {
-            let (within, len) = part(number);
-            match entry.kind(&layout) {
-                Kind::Standard { host } if entry.is_copied() && has_data(&layout, entry, within, len) => Some(host),
-                _ => None,
-            }
-        };
-        if let Some(host) = in_place(entry, 0) {
-            let mut end = part(0).1;
-            for (number, entry) in (1..).zip(entries.iter().skip(1)) {
-                if in_place(*entry, number) != Some(host + number * layout.cluster()) {
-                    break;
-                }
-                end += part(number).1;
-            }
+        if let Some((host, end)) = in_place(&layout, &entries, at, len) {
             self.refuse_metadata(&mut tables, host, within + end)?;
             return Ok(Step::InPlace { host: host + within, len: end });
         }
         if let Some(host) = own_cluster(&layout, entry) {
             // Space that was kept: zeros, or subclusters without data.
-            let range = at..at + part(0).1;
+            let range = at..at + part(&layout, at, len, 0).1;
             self.refuse_metadata(&mut tables, host, layout.cluster())?;
             return Ok(Step::Fill(self.begin_filling(Filling { range, host, fresh: false, new: false })));
         }
@@ -301,7 +330,7 @@ impl Qcow2 {
         parts.extend(tail.as_deref().map(IoSlice::new));
         parts.retain(|part| !part.is_empty());
         let linked = self.links_early(filling, buffers)?;
-        self.data.write_at(&parts, host + skip).map_err(self.failed(Operation::Write, host))?;
+        self.put(&parts, host + skip)?;
         if linked { Ok(()) } else { self.link(filling) }
     }
 

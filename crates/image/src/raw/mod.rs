@@ -14,7 +14,7 @@ pub use create::create;
 
 use crate::lock::Access;
 use crate::storage::{self, File, Storage};
-use crate::{BlockDevice, Error, Geometry, Operation, SECTOR};
+use crate::{BlockDevice, Error, Geometry, InPlace, Operation, SECTOR};
 
 /// An opened raw image.
 pub struct Raw {
@@ -134,6 +134,11 @@ impl BlockDevice for Raw {
         let total = buffers.iter().map(|buffer| buffer.len() as u64).fold(0, u64::saturating_add);
         self.check(Operation::Write, offset, total)?;
         self.storage.write_at(buffers, offset).map_err(self.failed(Operation::Write, offset))
+    }
+
+    fn in_place(&self, operation: Operation, offset: u64, len: u64) -> Option<InPlace<'_>> {
+        self.check(operation, offset, len).ok()?;
+        Some(InPlace::fixed(self.storage.as_file()?.plain()?, offset))
     }
 
     fn flush(&self) -> Result<(), Error> {

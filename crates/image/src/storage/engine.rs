@@ -10,6 +10,10 @@ const MOST_BUFFERS: usize = 1024;
 pub(super) trait Engine: Send + Sync {
     /// The file behind it.
     fn file(&self) -> &File;
+    /// The file, if whoever reads and writes it does what this does.
+    fn plain(&self) -> Option<&File> {
+        None
+    }
     /// Reads some bytes at `offset`; 0 at the end of the file.
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize>;
     /// Writes some bytes at `offset`.
@@ -24,6 +28,10 @@ pub(super) struct Blocking(pub(super) File);
 impl Engine for Blocking {
     fn file(&self) -> &File {
         &self.0
+    }
+
+    fn plain(&self) -> Option<&File> {
+        Some(&self.0)
     }
 
     fn read(&self, buffers: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {

@@ -136,6 +136,12 @@ impl File {
         self.engine.file()
     }
 
+    /// The open file, if reads and writes of it by others are as good as those by this; not past the page cache, where
+    /// places, lengths and memory must be aligned.
+    pub fn plain(&self) -> Option<&std::fs::File> {
+        self.engine.plain()
+    }
+
     // Says whether the host could do it.
     fn fallocate(&self, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<bool> {
         if len == 0 {

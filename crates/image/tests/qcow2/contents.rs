@@ -1,12 +1,14 @@
 //! Random requests: what is read is what was written, for kiln and for QEMU.
 
 use std::io::{IoSlice, IoSliceMut};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kiln_image::qcow2::compress::Compressor;
 use kiln_image::qcow2::{Compression, Create, Qcow2};
 use kiln_image::testing::Noise;
-use kiln_image::{BlockDevice, SECTOR};
+use kiln_image::{BlockDevice, Operation, SECTOR};
 
 use crate::scene::{Scene, check, open, qemu_reads};
 
@@ -36,6 +38,9 @@ fn variants() -> Vec<(String, Create)> {
     all
 }
 
+/// Requests that went to the file at once.
+static IN_PLACE: AtomicUsize = AtomicUsize::new(0);
+
 struct Subject {
     image: Qcow2,
     model: Vec<u8>,
@@ -63,8 +68,10 @@ impl Subject {
             0..=3 => {
                 let value = self.noise.next() as u8 | 1;
                 let bytes: Vec<u8> = (0..len).map(|n| value ^ (n / 512) as u8).collect();
-                let (a, b) = bytes.split_at(bytes.len() / 3);
-                self.image.write_at(&[IoSlice::new(a), IoSlice::new(b)], at).unwrap();
+                if self.noise.next() & 1 == 0 || !self.write_in_place(&bytes, at) {
+                    let (a, b) = bytes.split_at(bytes.len() / 3);
+                    self.image.write_at(&[IoSlice::new(a), IoSlice::new(b)], at).unwrap();
+                }
                 self.model[place].copy_from_slice(&bytes);
             }
             4 | 5 => {
@@ -100,8 +107,20 @@ impl Subject {
                 let (a, b) = bytes.split_at_mut(len as usize / 2);
                 self.image.read_at(&mut [IoSliceMut::new(a), IoSliceMut::new(b)], at).unwrap();
                 assert!(bytes == self.model[place.clone()], "read of {place:?}");
+                if let Some(found) = self.image.in_place(Operation::Read, at, len) {
+                    IN_PLACE.fetch_add(1, Ordering::Relaxed);
+                    let got = found.file().read_at(&mut bytes, found.offset()).unwrap();
+                    assert!(bytes[..got] == self.model[place.clone()][..got], "read of {place:?} in place");
+                }
             }
         }
+    }
+
+    fn write_in_place(&self, bytes: &[u8], at: u64) -> bool {
+        let Some(found) = self.image.in_place(Operation::Write, at, bytes.len() as u64) else { return false };
+        IN_PLACE.fetch_add(1, Ordering::Relaxed);
+        found.file().write_all_at(bytes, found.offset()).unwrap();
+        true
     }
 
     fn read(&self) -> Vec<u8> {
@@ -157,4 +176,6 @@ fn what_is_written_is_read_in_every_kind_of_image() {
         run(&name, &create, number, 60);
         run(&name, &create, number + 1, 60);
     }
+    let in_place = IN_PLACE.load(Ordering::Relaxed);
+    assert!(in_place > 100, "only {in_place} requests went in place");
 }

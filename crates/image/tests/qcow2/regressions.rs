@@ -155,6 +155,25 @@ fn what_is_mapped_or_lies_far_behind_the_file_s_end_is_not_written() {
 }
 
 #[test]
+fn a_file_that_is_cut_short_in_use_is_told_and_not_lengthened() {
+    let disk = Arc::new(Memory::of(filled()));
+    let image = on(&disk, Options::default());
+    image.write_at(&[IoSlice::new(&vec![8; 1 << 20])], 1 << 20).unwrap();
+    image.flush().unwrap();
+    let end = disk.len().unwrap();
+    disk.set_len(end - (256 << 10)).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    let error = image.read_at(&mut [IoSliceMut::new(&mut bytes)], 1 << 20).unwrap_err();
+    let told = std::error::Error::source(&error).unwrap().to_string();
+    assert!(told.contains("it was cut short while it was in use"), "{told}");
+    image.read_at(&mut [IoSliceMut::new(&mut bytes)], 0).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 7), "what is there is read");
+    let error = image.close().unwrap_err().to_string();
+    assert!(error.contains("data in it is lost"), "{error}");
+    assert_eq!(disk.len().unwrap(), end - (256 << 10));
+}
+
+#[test]
 fn a_snapshot_of_an_enormous_disk_is_not_shown_for_ever() {
     let image = new(&Create { size: 64 << 10, cluster_bits: 9, ..Create::default() });
     image.create_snapshot("one", 1, 2).unwrap();

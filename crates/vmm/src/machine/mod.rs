@@ -1,9 +1,11 @@
 //! A whole machine: board, processors, and what the owner does with them.
 //!
 //! ```text
-//!   new / restore ──▶ standing ── start ──▶ running ── pause ──▶ standing ── save
-//!                        ▲                     │ guest turns off, resets, or breaks: an Event
-//!                        └───── reset ◀────────┘ (processors stand until the owner acts)
+//!   new ──▶ standing ── start ──▶ running ── pause ──▶ paused ── save
+//!              ▲                   │    ◀── resume ──  ▲  │ ◀── restore
+//!              │                   │                   └──┘ reset: as new, and paused still
+//!              └───── reset ◀──────┘ guest turns off, resets, or breaks: an Event
+//!                                    (processors stand until the owner acts)
 //! ```
 //!
 //! What a device is and does is elsewhere; here they are put together.
@@ -17,6 +19,7 @@ mod plug;
 mod state;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 
 pub use board::{Board, SCI};
@@ -75,7 +78,7 @@ pub enum Error {
 /// What became of a machine after an [`Event`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It goes on.
+    /// It was reset, and goes on unless it is paused.
     Runs,
     /// It stands, by [`Action::Preserve`].
     Stands,
@@ -91,6 +94,8 @@ pub struct Machine {
     boot: Linux,
     actions: Actions,
     power_on: PowerOn,
+    /// Between [`Machine::pause`] and [`Machine::resume`].
+    paused: AtomicBool,
 }
 
 /// Processors and controllers as they were before the first instruction.
@@ -112,7 +117,7 @@ impl Machine {
         Ok((machine, events))
     }
 
-    /// Makes a machine on RAM that another life of it has left, in the state that was saved from it. It stands.
+    /// Makes a machine on RAM that another life of it has left, in the state that was saved from it. It is paused.
     ///
     /// # Errors
     /// When the configuration can't be built, or the state doesn't fit it.
@@ -120,6 +125,7 @@ impl Machine {
         config.cpus.check()?;
         let (machine, events) = Self::assemble(config, ram)?;
         machine.restore_state(state)?;
+        machine.paused.store(true, Ordering::Release);
         Ok((machine, events))
     }
 
@@ -132,7 +138,8 @@ impl Machine {
             irqchip: board.irqchip.save()?,
         };
         crew.hire(vcpus, &board)?;
-        Ok((Self { crew, board, boot: config.boot, actions: config.actions, power_on }, events))
+        let (boot, actions) = (config.boot, config.actions);
+        Ok((Self { crew, board, boot, actions, power_on, paused: AtomicBool::new(false) }, events))
     }
 
     /// Lets the processors run.
@@ -142,6 +149,7 @@ impl Machine {
 
     /// Stops processors, then devices. Nothing is in flight when this returns.
     pub fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
         self.crew.stand();
         self.board.devices.iter().for_each(|device| device.pause());
     }
@@ -150,10 +158,12 @@ impl Machine {
     pub fn resume(&self) {
         self.board.devices.iter().for_each(|device| device.resume());
         self.crew.each(|vcpu| vcpu.stood_still());
+        self.paused.store(false, Ordering::Release);
         self.crew.run();
     }
 
-    /// Resets the machine: process, disks, viewers and RAM stay. The processors run again when this returns.
+    /// Resets the machine: process, disks, viewers and RAM stay. The processors run again when this returns, but for
+    /// those of a paused machine, which stays paused and boots when it is resumed.
     ///
     /// # Errors
     /// When the kernel can't be loaded again or KVM refuses; the machine stands then.
@@ -165,7 +175,9 @@ impl Machine {
         }
         self.board.devices.iter().for_each(|device| device.reset());
         self.power_on()?;
-        self.crew.run();
+        if !self.paused.load(Ordering::Acquire) {
+            self.crew.run();
+        }
         Ok(())
     }
 

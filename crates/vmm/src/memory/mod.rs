@@ -6,6 +6,7 @@
 pub mod layout;
 mod ram;
 pub mod slots;
+pub mod transfer;
 
 use vm_memory::bitmap::AtomicBitmap;
 

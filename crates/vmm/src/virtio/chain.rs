@@ -2,9 +2,12 @@
 //!
 //! How the driver cut these bytes into descriptors has no meaning (2.7.4.1) and is not to be seen from here on.
 
+use std::fs::File;
+
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::GuestRam;
+use crate::memory::transfer::{Way, transfer};
 
 /// What a driver did that it must not do. The ring can't be used any further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +72,19 @@ impl<'m> Segments<'m> {
             let Some(part) = self.front(count) else { return };
             count -= part.1 as u64;
         }
+    }
+
+    /// Moves all bytes to or from a file at once, and uses them up. Says whether that was possible; if not, they are there
+    /// still, and some may have been moved.
+    pub fn transfer(&mut self, way: Way, file: &File, offset: u64) -> bool {
+        let pieces = self.pieces.iter().map(|(address, len)| (*address, *len as usize));
+        let moved = transfer(way, self.memory, pieces, file, offset);
+        let is_whole = moved.is_ok_and(|moved| moved as u64 == self.len);
+        if is_whole {
+            self.pieces.clear();
+            self.len = 0;
+        }
+        is_whole
     }
 
     // The first piece, at most `limit` bytes of it, which are used up.

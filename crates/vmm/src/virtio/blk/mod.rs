@@ -17,8 +17,8 @@ use self::bits::*;
 use self::request::{MAX_SECTORS, MAX_SEGMENTS, Server};
 use super::{Broken, Chain, DeviceType, Outcome, QueueHandler, VirtioDevice};
 
-/// Entries of each queue.
-const QUEUE_SIZE: u16 = 256;
+/// Entries of each queue: a request of 1 MiB fits, in pages that lie anywhere.
+const QUEUE_SIZE: u16 = 512;
 /// Data segments of a request that fits into a queue: header and status take one each.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 /// Most queues.

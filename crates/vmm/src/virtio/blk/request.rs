@@ -1,17 +1,21 @@
 //! One request: a header, data, and a status byte (VIRTIO 1.2, 5.2.6).
 //!
-//! Data passes through a buffer of bounded size, so no reference to guest memory ever reaches a backend.
+//! Data that lies in a file as it is goes between that and guest memory at once. The rest passes through a buffer of
+//! bounded size. No reference to guest memory ever reaches a backend.
 
 use std::io::IoSliceMut;
 
 use kiln_image::{Error, Operation, SECTOR};
 
 use super::bits::*;
-use super::drive::{Consequence, Drive};
+use super::drive::{Consequence, DetectZeroes, Drive};
+use crate::memory::transfer::Way;
 use crate::virtio::{Broken, Chain, Outcome, Segments};
 
-/// Most data in flight at once per queue, in bytes; larger requests go in several steps.
+/// Most data in the buffer at once per queue, in bytes; larger requests go in several steps.
 const BUFFER: usize = 1 << 20;
+/// Most data that goes to or from guest memory at once, in bytes: a pause waits for it.
+const MOST_IN_PLACE: u64 = 8 << 20;
 /// Most sectors in one segment of a discard or zero request: 1 GiB.
 pub(super) const MAX_SECTORS: u32 = 1 << 21;
 /// Most segments in one discard or zero request.
@@ -91,6 +95,9 @@ impl Server<'_> {
             Ok(start) => start,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if self.in_place(Operation::Read, data, at) {
+            return Ok(Ok(total));
+        }
         while !data.is_empty() {
             let buffer = sized(self.buffer, data.len());
             let read = self.drive.disk.read_at(&mut [IoSliceMut::new(buffer)], at);
@@ -114,6 +121,9 @@ impl Server<'_> {
             Ok(start) => start,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if self.drive.detect_zeroes == DetectZeroes::Off && self.in_place(Operation::Write, data, at) {
+            return Ok(self.settle());
+        }
         while !data.is_empty() {
             let buffer = sized(self.buffer, data.len());
             let len = data.read(buffer)?;
@@ -124,6 +134,16 @@ impl Server<'_> {
             at += len as u64;
         }
         Ok(self.settle())
+    }
+
+    // Without a copy, where the image lets it. What goes wrong is left to the way through the buffer, which finds out what.
+    fn in_place(&self, operation: Operation, data: &mut Segments<'_>, at: u64) -> bool {
+        if data.len() > MOST_IN_PLACE {
+            return false;
+        }
+        let way = if operation == Operation::Read { Way::In } else { Way::Out };
+        let place = self.drive.disk.in_place(operation, at, data.len());
+        place.is_some_and(|place| data.transfer(way, place.file(), place.offset()))
     }
 
     fn settle(&self) -> Result<u64, Refusal> {

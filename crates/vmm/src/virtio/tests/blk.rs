@@ -228,7 +228,7 @@ fn the_serial_number_and_the_configuration_are_told() {
     assert_ne!(driver.offered() & FEATURE_MULTI_QUEUE, 0);
     let config = |driver: &Driver, at: usize| u32::from_le_bytes(driver.get(0x2000 + at as u64));
     assert_eq!(config(&driver, CONFIG_CAPACITY), SIZE as u32 / 512);
-    assert_eq!(config(&driver, CONFIG_SEG_MAX), 254);
+    assert_eq!(config(&driver, CONFIG_SEG_MAX), 510);
     assert_eq!(config(&driver, CONFIG_BLOCK_SIZE), 512);
     assert_eq!(driver.get(0x2000 + CONFIG_PHYSICAL_BLOCK_EXPONENT as u64), [3, 0, 8, 0]);
     assert_eq!(driver.get(0x2000 + CONFIG_NUM_QUEUES as u64), [4, 0]);
@@ -266,6 +266,45 @@ fn writes_show_in_the_dirty_bitmap() {
     let dirty = |address: u64| bitmap.dirty_at(address as usize);
     assert!(dirty(slot(0).1) && dirty(slot(0).2) && dirty(driver.ring(0) + 0x4000));
     assert!(!dirty(slot(0).0) && !dirty(driver.ring(0)));
+}
+
+#[test]
+fn a_disk_in_a_file_is_moved_in_place() {
+    use kiln_image::{Access, raw::Raw};
+    use std::os::unix::fs::FileExt;
+    use vm_memory::bitmap::Bitmap;
+    use vm_memory::{GuestMemoryBackend, MmapRegion};
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(SIZE as u64).unwrap();
+    let disk = Arc::new(Raw::from_file(file.try_clone().unwrap(), "disk.img", Access::Write).unwrap());
+    let drive = Drive { on_read_error: OnError::Report, ..Drive::new("vda", disk) };
+    let mut driver = Driver::new(Blk::new(drive));
+    driver.start(FEATURE_FLUSH, 1, 16);
+    let data = pattern(5, 0x8000);
+    driver.put(slot(0).1, &data);
+    assert_eq!(request(&mut driver, REQUEST_OUT, 3, 0x8000), STATUS_OK);
+    let mut there = vec![0; 0x8000];
+    file.read_exact_at(&mut there, 3 * 512).unwrap();
+    assert!(there == data);
+    // Read into two pieces, which are marked.
+    let (header, at, status) = slot(1);
+    let memory = driver.memory.clone();
+    let bitmap = MmapRegion::bitmap(memory.iter().next().unwrap());
+    driver.put(header, &[&REQUEST_IN.to_le_bytes()[..], &[0; 4], &3u64.to_le_bytes()].concat());
+    bitmap.reset();
+    let pieces =
+        [Piece(header, 16, false), Piece(at, 100, true), Piece(at + 0x2000, 412, true), Piece(status, 1, true)];
+    driver.post(0, &pieces);
+    driver.kick(0);
+    assert_eq!(driver.wait(0).1, 513);
+    assert_eq!(driver.take(status, 1), [STATUS_OK]);
+    assert!(driver.take(at, 100) == data[..100] && driver.take(at + 0x2000, 412) == data[100..512]);
+    assert!(bitmap.dirty_at(at as usize) && bitmap.dirty_at(at as usize + 0x2000));
+    assert!(!bitmap.dirty_at(at as usize + 0x1000));
+    // Shorter than it was: found out by the way through the buffer.
+    file.set_len(4096).unwrap();
+    assert_eq!(request(&mut driver, REQUEST_IN, 4, 8192), STATUS_IO_ERROR);
+    assert_eq!(request(&mut driver, REQUEST_IN, 4, 512), STATUS_OK);
 }
 
 #[test]
