@@ -48,6 +48,8 @@ pub type Key = (u32, &'static str);
 #[derive(Default)]
 struct Talk {
     said: Vec<String>,
+    /// The last picture as it came, and what it shows.
+    bytes: Vec<u8>,
     picture: Option<Picture>,
     keys: VecDeque<Key>,
 }
@@ -136,11 +138,15 @@ fn serve(stream: TcpStream, root: &Path, websocket: u16, talk: &(Mutex<Talk>, Co
         talk.0.lock().said.push(String::from_utf8_lossy(&body).into_owned());
         Some(("text/plain", vec![]))
     } else if let Some(width) = path.strip_prefix("/picture/") {
-        let pixels = body.chunks_exact(4).map(|p| u32::from_be_bytes([0, p[0], p[1], p[2]])).collect();
-        let mut talking = talk.0.lock();
-        talking.picture = Some(Picture { width: width.parse().unwrap(), pixels });
-        let keys: Vec<Key> = talking.keys.drain(..).collect();
-        talk.1.notify_all();
+        // Most of the time it is the same one.
+        if talk.0.lock().bytes != body {
+            let pixels = body.chunks_exact(4).map(|p| u32::from_be_bytes([0, p[0], p[1], p[2]])).collect();
+            let mut talking = talk.0.lock();
+            talking.picture = Some(Picture { width: width.parse().unwrap(), pixels });
+            talking.bytes = body;
+            talk.1.notify_all();
+        }
+        let keys: Vec<Key> = talk.0.lock().keys.drain(..).collect();
         Some(("application/json", serde_json::to_vec(&keys).unwrap()))
     } else {
         fs::read(root.join(path.trim_start_matches('/'))).ok().map(|file| ("text/javascript", file))
