@@ -173,8 +173,7 @@ impl State {
         let now = self.seconds(time);
         if now > self.seen {
             self.flags |= UPDATE;
-            let from = (self.seen + 1).max(now - DAY + 1);
-            if (from..=now).any(|second| self.alarm_matches(second)) {
+            if self.next_alarm().is_some_and(|after| after <= now - self.seen) {
                 self.flags |= ALARM;
             }
         }
@@ -182,15 +181,32 @@ impl State {
         self.seen = now;
     }
 
-    fn alarm_matches(&self, second: i64) -> bool {
-        let of_day = second.rem_euclid(DAY);
-        let is = |at: u8, value: i64, hours: bool| {
+    // How many seconds after the last one that was seen the alarm rings, if ever. Guests read a clock register by register
+    // and begin anew when a second has passed, so this must not look at each second of a day.
+    fn next_alarm(&self) -> Option<i64> {
+        let is = |at: u8, value: i64| {
             let byte = self.get(at);
-            byte >= ANY || i64::from(if hours { self.decode_hour(byte) } else { self.decode(byte) }) == value
+            byte >= ANY
+                || i64::from(if at == HOURS_ALARM { self.decode_hour(byte) } else { self.decode(byte) }) == value
         };
-        is(SECONDS_ALARM, of_day % 60, false)
-            && is(MINUTES_ALARM, of_day / 60 % 60, false)
-            && is(HOURS_ALARM, of_day / 3600, true)
+        let ever = |at: u8, values: i64| (0..values).any(|value| is(at, value));
+        if !(ever(HOURS_ALARM, 24) && ever(MINUTES_ALARM, 60) && ever(SECONDS_ALARM, 60)) {
+            return None;
+        }
+        let mut after = 1;
+        while after <= DAY {
+            let of_day = (self.seen + after).rem_euclid(DAY);
+            after += if !is(HOURS_ALARM, of_day / 3600) {
+                3600 - of_day % 3600
+            } else if !is(MINUTES_ALARM, of_day / 60 % 60) {
+                60 - of_day % 60
+            } else if !is(SECONDS_ALARM, of_day % 60) {
+                1
+            } else {
+                return Some(after);
+            };
+        }
+        None
     }
 
     // How long until an enabled flag comes up.
@@ -205,7 +221,7 @@ impl State {
         let until = |seconds: i64| (seconds * SECOND - into) as u64;
         let update = (runs && enabled & UPDATE != 0).then(|| until(1));
         let wanted = runs && enabled & ALARM != 0;
-        let alarm = wanted.then(|| (1..=DAY).find(|n| self.alarm_matches(self.seen + n))).flatten().map(until);
+        let alarm = wanted.then(|| self.next_alarm()).flatten().map(until);
         [periodic, update, alarm].into_iter().flatten().min().map(Duration::from_nanos)
     }
 

@@ -179,3 +179,28 @@ fn nonsense_in_every_register_does_no_harm() {
         board.shows();
     }
 }
+
+#[test]
+fn the_next_alarm_is_the_one_that_a_look_at_each_second_finds() {
+    let board = board(0);
+    let bytes = [0x00, 0x07, 0x09, 0x12, 0x23, 0x59, 0x61, 0x81, 0x92, 0xc0, 0xff];
+    for format in [0, BINARY, HOURS_24, HOURS_24 | BINARY] {
+        for hour in bytes {
+            for (minute, second) in bytes.into_iter().flat_map(|minute| bytes.map(|second| (minute, second))) {
+                board.write(B, format);
+                for (at, value) in [(HOURS_ALARM, hour), (MINUTES_ALARM, minute), (SECONDS_ALARM, second)] {
+                    board.write(at, value);
+                }
+                let state = board.clock.state.lock();
+                let rings = |seconds: i64| {
+                    let is = |byte: u8, decoded: u8, value: i64| byte >= ANY || i64::from(decoded) == value;
+                    is(second, state.decode(second), seconds % 60)
+                        && is(minute, state.decode(minute), seconds / 60 % 60)
+                        && is(hour, state.decode_hour(hour), seconds / 3600)
+                };
+                let wanted = (1..=DAY).find(|after| rings((state.seen + after).rem_euclid(DAY)));
+                assert_eq!(state.next_alarm(), wanted, "{format:#x} {hour:#x} {minute:#x} {second:#x}");
+            }
+        }
+    }
+}
