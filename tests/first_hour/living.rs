@@ -87,7 +87,7 @@ fn a_machine_is_lived_with() {
             "kiln list" => &["web", "running"],
             "kiln domifaddr web" => &["10.0.2.15/24"],
             "kiln list --all" if said.contains("web") => &["web", "two", "three", "shut off"],
-            "kiln undefine three --remove-all-storage" => &["web.qcow2"],
+            "kiln undefine three --remove-all-storage" => &["three.qcow2", "removed"],
             line if line.starts_with("ssh ") => &["12."],
             _ => &[],
         };
