@@ -140,6 +140,22 @@ pub(super) fn may_reach(address: IpAddr) -> bool {
     }
 }
 
+/// Where a guest may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// To whatever guests may reach.
+    pub(super) outside: bool,
+    /// To the host's loopback, for which the gateway stands.
+    pub(super) loopback: bool,
+}
+
+impl Reach {
+    /// Whether that includes an address of the host's side.
+    pub(super) fn allows(self, address: IpAddr) -> bool {
+        self.outside && may_reach(address) || self.loopback && address.is_loopback()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,22 +1,21 @@
 //! The network's own thread: forwarded ports, name servers' answers, and what is due at some time. It sleeps otherwise.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kiln_vmm::thread::spawn;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::addresses::{GATEWAY, GUEST};
-use super::{Shared, packet, pipe, queue};
+use super::{Shared, packet, queue, tcp};
 use crate::network::Forward;
 
 /// How often a guest with IPv6 is told of its router: three times in its lifetime there.
 const ADVERTISE: Duration = Duration::from_secs(600);
-/// How often an engine without connections is looked at, and how long it stays.
+/// How often it is looked at whether there are flows, and how long what serves them stays when there are none.
 const LOOK: Duration = Duration::from_secs(30);
 /// Datagrams of one forward that are moved before others have their turn.
 const TURN: usize = 64;
@@ -27,7 +26,7 @@ pub(super) struct Clerk {
     udp: Vec<(Arc<UdpSocket>, u16)>,
     next_advertisement: Option<Instant>,
     next_look: Option<Instant>,
-    /// The engine had no connections at the last look.
+    /// There were no flows at the last look.
     was_idle: bool,
 }
 
@@ -53,6 +52,7 @@ impl Clerk {
         while !self.shared.ended.load(Ordering::Acquire) {
             let (tcp, udp) = self.wait();
             queue::hush(&self.shared.wake);
+            self.shared.connections.work(&*self.shared);
             for packet in self.shared.relay.look(Instant::now()) {
                 self.shared.put_pieces(packet);
             }
@@ -65,16 +65,18 @@ impl Clerk {
     // Says which listeners and which sockets have something.
     fn wait(&self) -> (Vec<bool>, Vec<bool>) {
         let queries = self.shared.relay.sockets();
-        let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
+        let ready = self.shared.connections.ready();
+        let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN), PollFd::new(&ready, PollFlags::IN)];
         fds.extend(self.tcp.iter().map(|(listener, _)| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
         fds.extend(self.udp.iter().map(|(socket, _)| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
         fds.extend(queries.iter().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
-        let due = [self.shared.relay.deadline(), self.next_advertisement, self.next_look];
+        let connections = self.shared.connections.deadline();
+        let due = [connections, self.shared.relay.deadline(), self.next_advertisement, self.next_look];
         let left = due.into_iter().flatten().min().map(|due| due.saturating_duration_since(Instant::now()));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         // A failed poll (a signal) is as good as a wake-up: nothing is ready, and it is asked again.
         let failed = poll(&mut fds, timeout.as_ref()).is_err();
-        let mut ready = fds.iter().skip(1).map(|fd| !failed && !fd.revents().is_empty());
+        let mut ready = fds.iter().skip(2).map(|fd| !failed && !fd.revents().is_empty());
         let tcp = ready.by_ref().take(self.tcp.len()).collect();
         (tcp, ready.take(self.udp.len()).collect())
     }
@@ -95,9 +97,9 @@ impl Clerk {
         }
     }
 
-    // An engine that has had no connections for a while goes, and its threads with it.
+    // What serves datagrams goes when there have been none for a while, and its threads with it.
     fn look(&mut self, now: Instant) {
-        if !self.shared.engine.is_running() {
+        if !self.shared.datagrams.is_running() {
             (self.next_look, self.was_idle) = (None, false);
             return;
         }
@@ -106,7 +108,7 @@ impl Clerk {
         let idle = flows.is_empty();
         drop(flows);
         if idle && self.was_idle {
-            self.shared.engine.stop();
+            self.shared.datagrams.stop();
         }
         (self.next_look, self.was_idle) = (Some(now + LOOK), idle);
     }
@@ -114,14 +116,10 @@ impl Clerk {
     fn let_in(&self, listener: &TcpListener, port: u16) {
         while let Ok((stream, _)) = listener.accept() {
             if self.shared.flows.lock().is_full(Instant::now()) {
-                pipe::reset(&stream);
+                tcp::reset(&stream);
                 continue;
             }
-            let shared = self.shared.clone();
-            let served = spawn(self.shared.role, move || shared.join_guest(stream, port));
-            if let Err(error) = served {
-                log::warn!("a connection to a forwarded port can't be served: {error}");
-            }
+            self.shared.connections.dial(stream, port, &*self.shared);
         }
     }
 
@@ -134,22 +132,6 @@ impl Clerk {
                 let at = |address: Ipv4Addr, port| SocketAddr::new(address.into(), port);
                 self.shared.put_pieces(packet::udp(at(GATEWAY, own), at(GUEST, port), data));
             }
-        }
-    }
-}
-
-impl Shared {
-    fn join_guest(&self, stream: TcpStream, port: u16) {
-        self.wake();
-        match self.engine.dial(port) {
-            Ok(guest) => {
-                let _ = stream.set_nonblocking(false);
-                if let Err(error) = pipe::join(self.role, &guest, stream) {
-                    log::warn!("a connection to a forwarded port can't be served: {error}");
-                }
-            }
-            // As the guest does: refused.
-            Err(_) => pipe::reset(&stream),
         }
     }
 }

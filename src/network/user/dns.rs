@@ -4,16 +4,14 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kiln_vmm::thread::Role;
 use parking_lot::Mutex;
 
 use super::packet;
-use super::pipe::{self, Stream};
 
 pub(super) const PORT: u16 = 53;
 /// Queries under way at once; the oldest gives way.
@@ -22,8 +20,6 @@ const MOST: usize = 128;
 const PATIENCE: Duration = Duration::from_millis(2500);
 /// How often the list of servers is gone through.
 const ROUNDS: usize = 2;
-/// How long a server may take to accept a connection.
-const DIAL: Duration = Duration::from_secs(5);
 /// Bytes of a message's header (RFC 1035, 4.1.1).
 const HEADER: usize = 12;
 /// Longest message over UDP.
@@ -161,13 +157,9 @@ impl Relay {
         packet::udp(server, guest, &answer_without(message, SERVER_FAILURE, false))
     }
 
-    /// Serves a connection that the guest has opened.
-    pub(super) fn serve(&self, role: Role, guest: &Arc<dyn Stream>) {
-        let server = self.resolvers.iter().find_map(|server| TcpStream::connect_timeout(server, DIAL).ok());
-        match server {
-            Some(server) => drop(pipe::join(role, guest, server)),
-            None => drop(guest.finish()),
-        }
+    /// The host's name servers, the first one first.
+    pub(super) fn servers(&self) -> &[SocketAddr] {
+        &self.resolvers
     }
 }
 

@@ -14,7 +14,7 @@ const UDP_IDLE: Duration = Duration::from_secs(120);
 /// A connection that was never answered is over: dialling takes 30 s at most.
 const UNANSWERED: Duration = Duration::from_secs(60);
 /// A connection without a segment is over; keep-alives come every 2 hours (RFC 9293, 3.8.4).
-const TCP_IDLE: Duration = Duration::from_secs(3 * 3600);
+pub(super) const TCP_IDLE: Duration = Duration::from_secs(3 * 3600);
 
 /// A connection as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -113,11 +113,6 @@ impl Flows {
         });
     }
 
-    /// Whether it was opened from the host's side.
-    pub(super) fn is_inward(&self, key: &Key) -> bool {
-        self.table.get(key).is_some_and(|flow| flow.inward)
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
@@ -172,14 +167,5 @@ mod tests {
         assert_eq!(flows.table.len(), 1);
         flows.expire(start + TCP_IDLE);
         assert!(flows.is_empty());
-    }
-
-    #[test]
-    fn connections_from_the_hosts_side_are_told_apart() {
-        let mut flows = Flows::new("test", 3);
-        let now = Instant::now();
-        flows.note(key(Protocol::Tcp, 1), SYN, Way::ToGuest, now);
-        flows.note(key(Protocol::Tcp, 2), SYN, Way::FromGuest, now);
-        assert!(flows.is_inward(&key(Protocol::Tcp, 1)) && !flows.is_inward(&key(Protocol::Tcp, 2)));
     }
 }

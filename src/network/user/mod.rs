@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   card ── send ──▶ link.rs (ARP, neighbours, routers, echoes), dhcp.rs, dns.rs      answered here
-//!                    addresses.rs, flows.rs ──▶ engine.rs (pktkit) ── sockets of the host
-//!   card ◀─ receive ─ queue.rs ◀── deliver ──┘
-//!   clerk.rs: one thread for what comes from the host's side: forwarded ports, name servers' answers, time
+//!                    addresses.rs, flows.rs ──▶ tcp/ (smoltcp), datagrams.rs (pktkit) ── sockets of the host
+//!   card ◀─ receive ─ queue.rs ◀───────────────┘
+//!   clerk.rs: one thread for what comes from the host's side: bytes, forwarded ports, name servers' answers, time
 //! ```
 //!
 //! The guest is 10.0.2.15, the gateway .2, the name server .3; with IPv6 the gateway's router advertisements say the
@@ -12,50 +12,48 @@
 
 mod addresses;
 mod clerk;
+mod datagrams;
 mod dhcp;
 mod dns;
-mod engine;
 mod flows;
 mod forwards;
 #[cfg(any(test, feature = "testing"))]
 pub mod fuzzing;
 mod link;
 mod packet;
-mod pipe;
 mod queue;
 mod stations;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use kiln_vmm::thread::{Role, spawn};
-use kiln_vmm::virtio::net::{ETHERNET, Mac, Network, Offload, Received, Takes};
+use kiln_vmm::virtio::net::{ETHERNET, Family, Large, Mac, Network, Offload, Partial, Received, Takes};
 use parking_lot::Mutex;
 
 use self::addresses::*;
+use self::datagrams::{Datagrams, User};
 use self::dhcp::Dhcp;
 pub use self::dhcp::host_name;
 use self::dns::Relay;
 pub use self::dns::resolvers;
-use self::engine::{Engine, Reach, To, User};
 use self::flows::{Flows, Key, Way};
 use self::forwards::Peers;
 use self::link::Unreachable;
 use self::packet::{ICMP, ICMP6, Packet, Side, TCP, UDP};
-use self::pipe::Stream;
 use self::queue::Queue;
 use self::stations::Stations;
+use self::tcp::{Connections, Sink};
 use super::{Lease, Protocol, Settings};
-
-/// Connections to the name server at once.
-const MOST_DNS: usize = 16;
 
 /// A network for one card. It ends when it is dropped.
 pub struct UserNetwork {
@@ -64,22 +62,22 @@ pub struct UserNetwork {
 }
 
 struct Shared {
-    role: Role,
     mtu: u16,
-    loopback: bool,
+    reach: Reach,
+    /// What the driver takes.
+    takes: Mutex<Takes>,
     queue: Queue,
     stations: Stations,
     dhcp: Mutex<Dhcp>,
     flows: Mutex<Flows>,
     relay: Relay,
     peers: Peers,
-    engine: Engine,
-    /// Connections to the name server.
-    dns_streams: AtomicUsize,
+    connections: Connections,
+    datagrams: Datagrams,
     /// The guest has asked for a router, so it is told again now and then.
     wants_router: AtomicBool,
     /// Wakes the clerk, who may have to end.
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     ended: AtomicBool,
 }
 
@@ -91,26 +89,27 @@ impl UserNetwork {
     pub fn start(settings: Settings) -> io::Result<Arc<Self>> {
         let Settings { number, label, machine, mac, mtu, flows, outside, host_loopback, resolvers, forwards } =
             settings;
-        let (role, reach) = (Role::Network(number), Reach { outside, loopback: host_loopback });
-        let (queue, wake) = (Queue::new()?, queue::event()?);
+        let reach = Reach { outside, loopback: host_loopback };
+        let wake = Arc::new(queue::event()?);
+        let (queue, connections) = (Queue::new(wake.clone())?, Connections::new(&label, mtu, wake.clone())?);
         let shared = Arc::new_cyclic(|me: &Weak<Shared>| Shared {
-            role,
             mtu,
-            loopback: host_loopback,
+            reach,
+            takes: Mutex::default(),
             queue,
             stations: Stations::new(mac),
             dhcp: Mutex::new(Dhcp::new(mac, mtu, &machine)),
             flows: Mutex::new(Flows::new(&label, flows)),
             relay: Relay::new(&label, resolvers, mtu),
             peers: Peers::new(),
-            engine: Engine::new(role, &label, mtu, reach, me.clone()),
-            dns_streams: AtomicUsize::new(0),
+            connections,
+            datagrams: Datagrams::new(&label, mtu, reach, me.clone()),
             wants_router: AtomicBool::new(false),
             wake,
             ended: AtomicBool::new(false),
         });
         let clerk = clerk::Clerk::new(shared.clone(), forwards)?;
-        let clerk = spawn(role, move || clerk.work())?;
+        let clerk = spawn(Role::Network(number), move || clerk.work())?;
         Ok(Arc::new(Self { shared, clerk: Mutex::new(Some(clerk)) }))
     }
 
@@ -122,7 +121,8 @@ impl UserNetwork {
             // It takes the ports with it.
             let _ = clerk.join();
         }
-        self.shared.engine.stop();
+        self.shared.connections.stop();
+        self.shared.datagrams.stop();
     }
 
     /// Addresses that DHCP has given.
@@ -138,16 +138,22 @@ impl Drop for UserNetwork {
 }
 
 impl Network for UserNetwork {
-    fn begin(&self, _takes: Takes) {
+    fn begin(&self, takes: Takes) {
         // Another system, or the same one again: it knows nothing of earlier connections.
-        self.shared.engine.stop();
+        *self.shared.takes.lock() = takes;
+        self.shared.connections.begin(takes);
+        self.shared.datagrams.stop();
         self.shared.flows.lock().clear();
         self.shared.queue.clear();
         self.shared.wants_router.store(false, Ordering::Release);
     }
 
     fn send(&self, frame: &mut [u8], offload: Offload) -> bool {
-        if let Some(partial) = offload.checksum {
+        // Nobody looks at TCP's, which is the guest's own and has come by memory.
+        let is_tcp = || Packet::read(frame.get(ETHERNET..)?).map(|packet| packet.protocol == TCP);
+        if let Some(partial) = offload.checksum
+            && is_tcp() != Some(true)
+        {
             partial.fill(frame);
         }
         self.shared.frame(frame)
@@ -246,40 +252,37 @@ impl Shared {
 
     fn answer(&self, mac: Mac, answer: Option<Vec<u8>>) -> bool {
         let is_there = answer.is_some();
-        for piece in answer.into_iter().flat_map(|answer| engine::pieces(answer, self.mtu)) {
+        for piece in answer.into_iter().flat_map(|answer| datagrams::pieces(answer, self.mtu)) {
             self.put_packet(mac, &piece);
         }
         is_there
     }
 
-    fn tcp(&self, bytes: &mut [u8], whose: Whose) -> bool {
+    fn tcp(&self, bytes: &[u8], whose: Whose) -> bool {
         let Some(packet) = Packet::read(bytes) else { return false };
         // TCP finds out how much fits; only what wants to get around a look at its ports comes in parts.
         let Some(key) = key(Protocol::Tcp, &packet, Way::FromGuest) else { return false };
-        let (flags, now) = (packet.flags(), Instant::now());
         if matches!(whose, Whose::Neighbour | Whose::Group) {
             return false;
         }
-        let mut flows = self.flows.lock();
-        let inward = flows.is_inward(&key);
+        let (flags, to) = (packet.flags(), self.beyond(whose, key.other));
         // What is refused anyway needs no room.
-        let opens = matches!(whose, Whose::Outside)
-            || self.is_loopback(whose)
-            || whose == Whose::Dns && key.other.port() == dns::PORT;
-        if (opens || inward) && !flows.note(key, flags, Way::FromGuest, now) {
+        let counts = !to.is_empty() || self.connections.knows(&key);
+        if counts && !self.flows.lock().note(key, flags, Way::FromGuest, Instant::now()) {
             return false;
         }
-        drop(flows);
-        if inward {
-            return self.engine.send(bytes, To::Inward);
+        self.connections.take(bytes, key, flags, to, self);
+        true
+    }
+
+    // Where a connection of the guest's leads; the first that can be reached is meant. Nowhere when it may not be.
+    fn beyond(&self, whose: Whose, other: SocketAddr) -> Vec<SocketAddr> {
+        match whose {
+            Whose::Outside if self.reach.outside => vec![other],
+            Whose::Gateway if self.reach.loopback => vec![SocketAddr::new(loopback_of(other.ip()), other.port())],
+            Whose::Dns if other.port() == dns::PORT => self.relay.servers().to_vec(),
+            _ => Vec::new(),
         }
-        if self.is_loopback(whose) {
-            packet::readdress(bytes, Side::Destination, loopback_of(key.other.ip()));
-        } else if is_loopback(key.other.ip()) {
-            // The engine lets the loopback through, for the gateway; nobody else gets there.
-            return false;
-        }
-        self.engine.send(bytes, To::Outside)
     }
 
     fn udp(&self, mac: Mac, bytes: &mut [u8], whose: Whose) -> bool {
@@ -315,7 +318,7 @@ impl Shared {
         if is_answer && packet.datagram().is_some_and(|data| self.peers.answer(to, from, data, now)) {
             return true;
         }
-        if !self.loopback {
+        if !self.reach.loopback {
             return self.answer(mac, Some(link::unreachable(bytes, &packet, Unreachable::Port)));
         }
         let Some(key) = key(Protocol::Udp, &packet, Way::FromGuest) else { return false };
@@ -323,7 +326,7 @@ impl Shared {
             return false;
         }
         packet::readdress(bytes, Side::Destination, loopback_of(key.other.ip()));
-        self.engine.send(bytes, To::Outside)
+        self.datagrams.send(bytes)
     }
 
     fn datagram(&self, bytes: &[u8], packet: &Packet<'_>, now: Instant) -> bool {
@@ -332,12 +335,7 @@ impl Shared {
             Some(key) => self.flows.lock().note(key, 0, Way::FromGuest, now),
             None => packet.fragment,
         };
-        may && self.engine.send(bytes, To::Outside)
-    }
-
-    // Whether a destination is the host's loopback.
-    fn is_loopback(&self, whose: Whose) -> bool {
-        self.loopback && whose == Whose::Gateway
+        may && self.datagrams.send(bytes)
     }
 
     /// A frame for the guest.
@@ -354,7 +352,7 @@ impl Shared {
 
     /// A packet that this side has made, cut to the link's size.
     fn put_pieces(&self, packet: Vec<u8>) {
-        for piece in engine::pieces(packet, self.mtu) {
+        for piece in datagrams::pieces(packet, self.mtu) {
             if let Some(to) = Packet::read(&piece).map(|packet| packet.destination) {
                 self.put_packet(self.stations.mac(to), &piece);
             }
@@ -363,6 +361,38 @@ impl Shared {
 
     fn advertise_router(&self) {
         self.put_packet(EVERYBODY, &link::advertisement(Ipv6Addr::UNSPECIFIED, self.mtu));
+    }
+}
+
+impl Sink for Shared {
+    fn segment(&self, mut frame: Vec<u8>, cut: Option<NonZeroU16>) {
+        let inner = frame.get(ETHERNET..).unwrap_or_default();
+        let Some(packet) = Packet::read(inner) else { return };
+        let Some(key) = key(Protocol::Tcp, &packet, Way::ToGuest) else { return };
+        if !self.flows.lock().note(key, packet.flags(), Way::ToGuest, Instant::now()) {
+            return;
+        }
+        let v4 = packet.source.is_ipv4();
+        let (start, headers) = (ETHERNET + packet.span.0, ETHERNET + packet.span.0 + packet.tcp_header());
+        let mut offload = Offload { valid: true, ..Offload::default() };
+        let (mac, sum) = (self.stations.mac(packet.destination), packet.pseudo_sum());
+        if self.takes.lock().checksum {
+            offload.checksum = Some(Partial { start: start as u16, field: packet::TCP_CHECKSUM as u16 });
+            packet::put(&mut frame, start + packet::TCP_CHECKSUM, &sum.to_be_bytes());
+        }
+        offload.large = cut.map(|size| Large {
+            family: if v4 { Family::V4 } else { Family::V6 },
+            size: size.get(),
+            headers: headers as u16,
+        });
+        packet::put(&mut frame, 0, &mac);
+        packet::put(&mut frame, 6, &HOST_MAC);
+        packet::put(&mut frame, 12, &if v4 { packet::TYPE_IPV4 } else { packet::TYPE_IPV6 }.to_be_bytes());
+        self.queue.put(Received { bytes: frame, offload });
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.has_room()
     }
 }
 
@@ -378,28 +408,10 @@ impl User for Shared {
             packet::readdress(inner, Side::Source, gateway_of(packet.source));
         }
         let Some(packet) = Packet::read(inner) else { return };
-        let protocol = if packet.protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
-        let may = key(protocol, &packet, Way::ToGuest)
+        let may = key(Protocol::Udp, &packet, Way::ToGuest)
             .is_none_or(|key| self.flows.lock().note(key, packet.flags(), Way::ToGuest, Instant::now()));
         if may {
             self.put(frame);
-        }
-    }
-
-    fn asks_by_tcp(self: Arc<Self>, stream: Arc<dyn Stream>) {
-        // One too many is closed, without a word in the log, which a guest could fill up that way.
-        if self.dns_streams.fetch_add(1, Ordering::AcqRel) >= MOST_DNS {
-            self.dns_streams.fetch_sub(1, Ordering::AcqRel);
-            return;
-        }
-        let (shared, role) = (self.clone(), self.role);
-        let served = spawn(role, move || {
-            shared.relay.serve(role, &stream);
-            shared.dns_streams.fetch_sub(1, Ordering::AcqRel);
-        });
-        if let Err(error) = served {
-            self.dns_streams.fetch_sub(1, Ordering::AcqRel);
-            log::warn!("a connection to the name server can't be served: {error}");
         }
     }
 

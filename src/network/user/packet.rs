@@ -24,6 +24,8 @@ pub(super) const FIN: u8 = 1;
 pub(super) const SYN: u8 = 2;
 pub(super) const RST: u8 = 4;
 pub(super) const ACK: u8 = 16;
+/// Where the checksum stands in a segment (RFC 9293, 3.1).
+pub(super) const TCP_CHECKSUM: usize = 16;
 
 const V4_LEN: usize = 20;
 const V6_LEN: usize = 40;
@@ -110,6 +112,16 @@ impl<'a> Packet<'a> {
         self.payload.get(13).copied().unwrap_or_default()
     }
 
+    /// Bytes of TCP's header.
+    pub(super) fn tcp_header(&self) -> usize {
+        usize::from(self.payload.get(12).copied().unwrap_or_default() >> 4) * 4
+    }
+
+    /// Sum of the pseudo header, which stands where the checksum is to come (RFC 9293, 3.1; RFC 8200, 8.1).
+    pub(super) fn pseudo_sum(&self) -> u16 {
+        fold(pseudo(self.source, self.destination, self.protocol, self.payload.len()))
+    }
+
     /// What a UDP datagram carries, if it is undamaged.
     pub(super) fn datagram(&self) -> Option<&'a [u8]> {
         let len = usize::from(u16_at(self.payload, 4)?);
@@ -141,6 +153,13 @@ fn write_checksum(payload: &mut [u8], field: usize, covered: u64) {
     };
     if let Some(place) = payload.get_mut(field..field + 2) {
         place.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// Writes bytes over others; nothing happens where there aren't as many.
+pub(super) fn put(bytes: &mut [u8], at: usize, new: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + new.len()) {
+        place.copy_from_slice(new);
     }
 }
 
@@ -226,7 +245,7 @@ pub(super) fn readdress(bytes: &mut [u8], side: Side, address: IpAddr) {
         adjust(bytes, 10, &old, &new);
     }
     match protocol {
-        TCP => adjust(bytes, start + 16, &old, &new),
+        TCP => adjust(bytes, start + TCP_CHECKSUM, &old, &new),
         // Zero says that there is none (RFC 768).
         UDP if u16_at(bytes, start + 6) != Some(0) => adjust(bytes, start + 6, &old, &new),
         ICMP6 => adjust(bytes, start + 2, &old, &new),

@@ -1,12 +1,12 @@
 //! Frames on their way to the guest: a queue with a limit, whose reader is the card's own thread.
 //!
-//! Nobody ever waits to put a frame in: what is too much is lost, as on any network, and TCP sends it again.
+//! Nobody ever waits to put a frame in: what is too much is lost, as on any network. TCP asks for room before.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kiln_vmm::virtio::net::Received;
 use parking_lot::Mutex;
@@ -42,18 +42,41 @@ struct Frames {
     bytes: usize,
 }
 
+impl Frames {
+    fn has_room(&self) -> bool {
+        self.bytes <= MOST_BYTES / 2 && self.all.len() <= MOST_FRAMES / 2
+    }
+}
+
 /// The queue.
 pub(super) struct Queue {
     frames: Mutex<Frames>,
     event: Arc<OwnedFd>,
     lost: AtomicU64,
+    /// Somebody who could wait has found no room.
+    refused: AtomicBool,
+    /// Wakes whoever that was.
+    wake: Arc<OwnedFd>,
 }
 
 impl Queue {
+    /// A queue that signals `wake` when there is room again.
+    ///
     /// # Errors
     /// When the host has no descriptor left.
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { frames: Mutex::default(), event: Arc::new(event()?), lost: AtomicU64::new(0) })
+    pub(super) fn new(wake: Arc<OwnedFd>) -> io::Result<Self> {
+        let (event, refused) = (Arc::new(event()?), AtomicBool::new(false));
+        Ok(Self { frames: Mutex::default(), event, lost: AtomicU64::new(0), refused, wake })
+    }
+
+    /// Whether it is at most half full. Who asks and is told no is woken when it is.
+    pub(super) fn has_room(&self) -> bool {
+        let frames = self.frames.lock();
+        let room = frames.has_room();
+        if !room {
+            self.refused.store(true, Ordering::Release);
+        }
+        room
     }
 
     pub(super) fn put(&self, frame: Received) {
@@ -73,7 +96,12 @@ impl Queue {
         let mut frames = self.frames.lock();
         let next = frames.all.pop_front();
         match &next {
-            Some(frame) => frames.bytes -= frame.bytes.len(),
+            Some(frame) => {
+                frames.bytes -= frame.bytes.len();
+                if frames.has_room() && self.refused.swap(false, Ordering::AcqRel) {
+                    signal(&self.wake);
+                }
+            }
             None => hush(&self.event),
         }
         next
@@ -111,7 +139,8 @@ mod tests {
 
     #[test]
     fn it_is_readable_while_it_has_frames_and_bounded() {
-        let queue = Queue::new().unwrap();
+        let wake = Arc::new(event().unwrap());
+        let queue = Queue::new(wake.clone()).unwrap();
         assert!(!is_readable(&queue));
         queue.put(frame(1));
         queue.put(frame(2));
@@ -122,6 +151,14 @@ mod tests {
             queue.put(frame(60_000));
         }
         assert_eq!(queue.lost(), 200 - (MOST_BYTES / 60_000) as u64);
+        assert!(!queue.has_room());
+        let woken = || poll(&mut [PollFd::new(&wake, PollFlags::IN)], Some(&Timespec::default())).unwrap() == 1;
+        let mut taken = 0;
+        while !woken() {
+            assert!(queue.take().is_some());
+            taken += 60_000;
+        }
+        assert!(queue.has_room() && taken >= MOST_BYTES / 2 - 60_000 && taken < MOST_BYTES);
         queue.clear();
         for _ in 0..MOST_FRAMES + 5 {
             queue.put(frame(60));
