@@ -79,7 +79,7 @@ impl Datagrams {
 
     /// Hands a packet of the guest's on. Code that isn't ours may panic; then it is made anew, without its flows.
     pub(super) fn send(&self, packet: &[u8]) -> bool {
-        let send = || self.running()?.0.send(Packet::from_slice(packet)).map_err(io::Error::from);
+        let send = || self.running()?.0.send(Packet::from_slice(packet));
         let sent = catch_unwind(AssertUnwindSafe(send)).unwrap_or_else(|_| {
             log::error!("{}: the user network failed; the guest's UDP flows are lost, new ones work", self.label);
             self.failed.store(true, Ordering::Release);

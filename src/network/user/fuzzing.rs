@@ -2,13 +2,15 @@
 
 #![allow(clippy::expect_used)] // Failing is how a finding shows.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use kiln_vmm::virtio::net::{LONGEST, Network, Offload, Partial};
+use kiln_vmm::virtio::net::{LONGEST, Network, Offload, Partial, Takes};
 
 use super::addresses::*;
-use super::{UserNetwork, packet};
+use super::packet::Packet;
+use super::{UserNetwork, dns, packet};
 use crate::network::Settings;
 
 /// Frames of one input.
@@ -35,7 +37,76 @@ impl Input<'_> {
     }
 }
 
-fn network() -> Arc<UserNetwork> {
+/// A network, and a name server of the host's, which takes connections and says something.
+struct World {
+    network: Arc<UserNetwork>,
+    server: TcpListener,
+}
+
+/// What the guest has heard last of a connection to the name server: its port, and the next numbers of both sides.
+#[derive(Clone, Copy)]
+struct Heard {
+    port: u16,
+    own: u32,
+    other: u32,
+}
+
+impl Heard {
+    fn of(frame: &[u8]) -> Option<Self> {
+        let packet = Packet::read(frame.get(14..)?).filter(|packet| packet.protocol == packet::TCP)?;
+        let number = |at: usize| packet::array(packet.payload, at).map(u32::from_be_bytes);
+        let data = packet.payload.len().saturating_sub(packet.tcp_header()) as u32;
+        let counts = (packet.flags() & (packet::SYN | packet::FIN)).count_ones();
+        Some(Self {
+            port: packet.ports()?.1,
+            own: number(8)?,
+            other: number(4)?.wrapping_add(data).wrapping_add(counts),
+        })
+    }
+}
+
+// A segment of a connection to the name server: its first, or one that goes on from what was heard, nearly.
+fn segment(input: &mut Input<'_>, heard: Option<Heard>) -> Vec<u8> {
+    let heard = heard.filter(|_| input.byte() < 200);
+    let Heard { port, own, other } = heard.unwrap_or(Heard { port: 1024 + u16::from(input.byte()), own: 0, other: 0 });
+    let near = |input: &mut Input<'_>, number: u32| match input.byte() {
+        near @ ..32 => number.wrapping_add_signed(i32::from(near) - 16),
+        far @ 32..40 => number.wrapping_add(u32::from(far) << 24),
+        _ => number,
+    };
+    let (own, other) = (near(input, own), near(input, other));
+    let flags = match (heard, input.byte()) {
+        (None, _) => packet::SYN,
+        (_, flags @ ..0x40) => flags,
+        (_, 0x40..0x50) => packet::ACK | packet::FIN,
+        _ => packet::ACK,
+    };
+    let options = match input.byte() {
+        len @ ..11 => input.bytes(usize::from(len) * 4),
+        11..32 => Vec::new(),
+        // The longest segment, the window's scale, selective acknowledgements (RFC 9293, 3.2; RFC 7323, 2.2; RFC 2018, 2).
+        value => vec![2, 4, input.byte(), input.byte(), 1, 3, 3, value % 16, 1, 1, 4, 2],
+    };
+    let mut bytes = [port.to_be_bytes(), dns::PORT.to_be_bytes()].concat();
+    bytes.extend(own.to_be_bytes());
+    bytes.extend(other.to_be_bytes());
+    bytes.extend([(5 + options.len() / 4) as u8 * 16, flags, input.byte(), input.byte(), 0, 0, 0, 0]);
+    bytes.extend(&options);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    let len = usize::from(input.byte());
+    bytes.extend(input.bytes(len));
+    let packet = packet::packet(GUEST.into(), DNS.into(), packet::TCP, &bytes);
+    packet::frame(HOST_MAC, [0x52, 0x54, 0, 0, 0, 1], packet::TYPE_IPV4, &packet)
+}
+
+fn world() -> World {
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    server.set_nonblocking(true).expect("a socket");
+    let resolvers = vec![server.local_addr().expect("an address")];
+    World { network: network(resolvers), server }
+}
+
+fn network(resolvers: Vec<SocketAddr>) -> Arc<UserNetwork> {
     let settings = Settings {
         number: 0,
         label: "fuzz".into(),
@@ -45,7 +116,7 @@ fn network() -> Arc<UserNetwork> {
         flows: 8,
         outside: false,
         host_loopback: false,
-        resolvers: Vec::new(),
+        resolvers,
         forwards: Vec::new(),
     };
     UserNetwork::start(settings).expect("a descriptor and a thread")
@@ -92,9 +163,12 @@ fn payload(input: &mut Input<'_>, from: IpAddr, to: IpAddr) -> Vec<u8> {
     }
 }
 
-fn frame(input: &mut Input<'_>) -> Vec<u8> {
+fn frame(input: &mut Input<'_>, heard: Option<Heard>) -> Vec<u8> {
     let shape = input.byte();
-    if shape < 32 {
+    if shape >= 128 {
+        return segment(input, heard);
+    }
+    if shape < 16 {
         let len = usize::from(input.byte());
         return input.bytes(len);
     }
@@ -127,21 +201,30 @@ fn frame(input: &mut Input<'_>) -> Vec<u8> {
 /// # Panics
 /// On a finding.
 pub fn fuzz_frames(bytes: &[u8]) {
-    send_all(&network(), bytes);
+    send_all(&world(), bytes);
 }
 
-fn send_all(network: &UserNetwork, bytes: &[u8]) {
-    let mut input = Input(bytes);
+fn send_all(World { network, server }: &World, bytes: &[u8]) {
+    let (mut input, mut heard) = (Input(bytes), None);
+    let mut streams = Vec::new();
+    let takes = input.byte();
+    network.begin(Takes { checksum: takes & 1 != 0, large4: takes & 3 == 3, large6: takes & 5 == 5 });
     for _ in 0..MOST {
         if input.0.is_empty() {
             break;
         }
-        let mut frame = frame(&mut input);
+        let mut frame = frame(&mut input, heard);
         let checksum = (input.byte() < 64).then_some(Partial { start: 34, field: 16 });
         network.send(&mut frame, Offload { checksum, ..Offload::default() });
+        if let Ok((stream, _)) = server.accept() {
+            let _ = (&stream).write(bytes);
+            streams.push(stream);
+        }
         while let Some(received) = network.receive() {
             assert!((14..=LONGEST).contains(&received.bytes.len()), "{} bytes", received.bytes.len());
-            assert!(received.bytes.len() <= 14 + 1500, "longer than the link's packets");
+            let is_cut = received.offload.large.is_some_and(|large| large.size <= 1460);
+            assert!(is_cut || received.bytes.len() <= 14 + 1500, "longer than the link's packets");
+            heard = Heard::of(&received.bytes).or(heard);
         }
     }
     assert!(!network.shared.datagrams.has_failed() && !network.shared.connections.has_failed(), "it panicked");
@@ -155,10 +238,10 @@ mod tests {
     fn a_guest_that_sends_anything_finds_nothing() {
         // One network for many of them: what an earlier one has left is there for the next. Threads of engines that
         // have ended go some time later, so networks aren't made faster than that.
-        let current = std::cell::RefCell::new(network());
+        let current = std::cell::RefCell::new(world());
         kiln_lab::testing::hostile(400, |seed| {
             if seed % 2000 == 1999 {
-                current.replace(network());
+                current.replace(world());
             }
             // xorshift64*, the same frames for the same seed.
             let mut state = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;

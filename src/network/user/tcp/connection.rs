@@ -31,9 +31,14 @@ pub(super) enum Fate {
 #[derive(Debug)]
 enum Stage {
     /// The guest asks; the host's side is being connected, and others are left to try.
-    Dialling { rest: VecDeque<SocketAddr>, until: Instant },
+    Dialling {
+        rest: VecDeque<SocketAddr>,
+        until: Instant,
+    },
     /// The host's side asks, and the guest has not answered yet.
-    Asking { until: Instant },
+    Asking {
+        until: Instant,
+    },
     Open,
 }
 

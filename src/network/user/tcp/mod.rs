@@ -187,9 +187,8 @@ impl Connections {
             }
         }
         let (now, room) = (self.micros(), sink.has_room());
-        let is_due = |entry: &Entry| {
-            entry.due.load(Ordering::SeqCst) <= now || room && entry.stalled.load(Ordering::SeqCst)
-        };
+        let is_due =
+            |entry: &Entry| entry.due.load(Ordering::SeqCst) <= now || room && entry.stalled.load(Ordering::SeqCst);
         let due: Vec<_> = self.table.lock().by_key.values().filter(|entry| is_due(entry)).cloned().collect();
         for entry in due {
             self.turn(&entry, None, sink, |_| {});
@@ -259,13 +258,7 @@ impl Connections {
         }
     }
 
-    fn turn(
-        &self,
-        entry: &Arc<Entry>,
-        packet: Option<&[u8]>,
-        sink: &dyn Sink,
-        prepare: impl FnOnce(&mut Connection),
-    ) {
+    fn turn(&self, entry: &Arc<Entry>, packet: Option<&[u8]>, sink: &dyn Sink, prepare: impl FnOnce(&mut Connection)) {
         let mut place = entry.connection.lock();
         if let Some(connection) = &mut *place {
             prepare(connection);
@@ -286,9 +279,8 @@ impl Connections {
         let over = match turn {
             Some(turn) => {
                 entry.stalled.store(connection.is_stalled(), Ordering::SeqCst);
-                let due = turn.due.map_or(NEVER, |due| {
-                    due.saturating_duration_since(self.beginning).as_micros() as u64 + 1
-                });
+                let due =
+                    turn.due.map_or(NEVER, |due| due.saturating_duration_since(self.beginning).as_micros() as u64 + 1);
                 entry.due.store(due, Ordering::SeqCst);
                 if due < self.sleeps_until.load(Ordering::SeqCst) {
                     queue::signal(&self.wake);
