@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 
 use crate::client::Mailbox;
 use crate::region::{Rect, Size, TILE};
-use crate::scroll;
+use crate::scroll::{self, Scroll};
 use crate::want::Change;
 use crate::{FrameSource, Spawn};
 
@@ -177,10 +177,10 @@ impl Screen {
         let mut copy = self.copy.write();
         let width = copy.size.w as usize;
         change.moves.iter().for_each(|scroll| scroll.apply(&mut copy.pixels, width));
-        if !change.moves.is_empty() {
-            differences(&copy, frame, change.around, &mut change.rest);
-        }
         // What moved is right already.
+        for rows in beside(&change.moves, change.around) {
+            differences(&copy, frame, rows, &mut change.rest);
+        }
         for area in if change.moves.is_empty() { &change.plain } else { &change.rest } {
             for y in area.y..area.y + area.h {
                 let at = y as usize * width + area.x as usize;
@@ -192,6 +192,20 @@ impl Screen {
         }
         self.tell(|client| client.change(|want| want.changed(&change)));
     }
+}
+
+/// The rows of `area` that no move of some has written; none when there are no moves.
+fn beside(moves: &[Scroll], area: Rect) -> Vec<Rect> {
+    let mut written: Vec<Rect> = moves.iter().map(|scroll| scroll.to).collect();
+    written.sort_by_key(|to| to.y);
+    let (mut rows, mut next) = (Vec::new(), area.y);
+    for to in written.iter().chain(&[Rect { y: area.y + area.h, h: 0, ..area }]) {
+        if to.y > next {
+            rows.push(Rect { y: next, h: to.y - next, ..area });
+        }
+        next = to.y + to.h;
+    }
+    if moves.is_empty() { Vec::new() } else { rows }
 }
 
 /// The screen as a look finds it. Between looks the same as the copy.
