@@ -17,6 +17,8 @@ use crate::network::Forward;
 const ADVERTISE: Duration = Duration::from_secs(600);
 /// How often it is looked at whether there are flows, and how long what serves them stays when there are none.
 const LOOK: Duration = Duration::from_secs(30);
+/// How long nobody is let in when that has failed.
+const BREATH: Duration = Duration::from_millis(200);
 /// Datagrams of one forward that are moved before others have their turn.
 const TURN: usize = 64;
 
@@ -24,6 +26,7 @@ pub(super) struct Clerk {
     shared: Arc<Shared>,
     tcp: Vec<(TcpListener, u16)>,
     udp: Vec<(Arc<UdpSocket>, u16)>,
+    listen_again: Option<Instant>,
     next_advertisement: Option<Instant>,
     next_look: Option<Instant>,
     /// There were no flows at the last look.
@@ -45,7 +48,7 @@ impl Clerk {
                 }
             }
         }
-        Ok(Self { shared, tcp, udp, next_advertisement: None, next_look: None, was_idle: false })
+        Ok(Self { shared, tcp, udp, listen_again: None, next_advertisement: None, next_look: None, was_idle: false })
     }
 
     pub(super) fn work(mut self) {
@@ -56,7 +59,7 @@ impl Clerk {
             for packet in self.shared.relay.look(Instant::now()) {
                 self.shared.put_pieces(packet);
             }
-            self.tcp.iter().zip(tcp).filter(|(_, ready)| *ready).for_each(|((from, to), _)| self.let_in(from, *to));
+            (0..).zip(tcp).filter(|(_, ready)| *ready).for_each(|(number, _)| self.let_in(number));
             self.udp.iter().zip(udp).filter(|(_, ready)| *ready).for_each(|((from, to), _)| self.pass_on(from, *to));
             self.keep_time(Instant::now());
         }
@@ -67,11 +70,13 @@ impl Clerk {
         let queries = self.shared.relay.sockets();
         let ready = self.shared.connections.ready();
         let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN), PollFd::new(&ready, PollFlags::IN)];
-        fds.extend(self.tcp.iter().map(|(listener, _)| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
+        let listens = if self.listen_again.is_none() { PollFlags::IN } else { PollFlags::empty() };
+        fds.extend(self.tcp.iter().map(|(listener, _)| PollFd::from_borrowed_fd(listener.as_fd(), listens)));
         fds.extend(self.udp.iter().map(|(socket, _)| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
         fds.extend(queries.iter().map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)));
         let connections = self.shared.connections.deadline();
-        let due = [connections, self.shared.relay.deadline(), self.next_advertisement, self.next_look];
+        let due =
+            [connections, self.shared.relay.deadline(), self.listen_again, self.next_advertisement, self.next_look];
         let left = due.into_iter().flatten().min().map(|due| due.saturating_duration_since(Instant::now()));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         // A failed poll (a signal) is as good as a wake-up: nothing is ready, and it is asked again.
@@ -83,6 +88,7 @@ impl Clerk {
 
     fn keep_time(&mut self, now: Instant) {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        self.listen_again = self.listen_again.filter(|_| !is_due(self.listen_again));
         if !self.shared.wants_router.load(Ordering::Acquire) {
             self.next_advertisement = None;
         } else if self.next_advertisement.is_none() || is_due(self.next_advertisement) {
@@ -113,13 +119,23 @@ impl Clerk {
         (self.next_look, self.was_idle) = (Some(now + LOOK), idle);
     }
 
-    fn let_in(&self, listener: &TcpListener, port: u16) {
-        while let Ok((stream, _)) = listener.accept() {
+    fn let_in(&mut self, number: usize) {
+        let Some((listener, port)) = self.tcp.get(number) else { return };
+        loop {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    // The host has no descriptor left: whoever waits goes on waiting for a while.
+                    self.listen_again = Some(Instant::now() + BREATH);
+                    return;
+                }
+            };
             if self.shared.flows.lock().is_full(Instant::now()) {
                 tcp::reset(&stream);
                 continue;
             }
-            self.shared.connections.dial(stream, port, &*self.shared);
+            self.shared.connections.dial(stream, *port, &*self.shared);
         }
     }
 

@@ -6,16 +6,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::packet::{ACK, FIN, RST, SYN};
+use super::packet::opens;
 use crate::network::Protocol;
 
 /// A UDP flow without datagrams is over (RFC 4787, 4.3, asks for 2 minutes at least where nobody says otherwise).
 const UDP_IDLE: Duration = Duration::from_secs(120);
-/// A connection that was never answered is over: dialling takes 30 s at most.
-const UNANSWERED: Duration = Duration::from_secs(60);
-/// A connection without a segment is over; keep-alives come every 2 hours (RFC 9293, 3.8.4).
-pub(super) const TCP_IDLE: Duration = Duration::from_secs(3 * 3600);
-
 /// A connection as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -24,20 +19,12 @@ pub(super) struct Key {
     pub(super) other: SocketAddr,
 }
 
-struct Flow {
-    seen: Instant,
-    answered: bool,
-    /// It was opened from the host's side.
-    inward: bool,
-    /// Ends that have said that they will send no more: the guest's, the other.
-    ended: [bool; 2],
-}
-
 /// The table.
 pub(super) struct Flows {
     label: String,
     most: usize,
-    table: HashMap<Key, Flow>,
+    /// When each was last heard of.
+    table: HashMap<Key, Instant>,
     told: bool,
 }
 
@@ -54,34 +41,24 @@ impl Flows {
     }
 
     /// Notes a packet, with TCP's flags, which mean nothing for UDP. Says whether it may go on: what opens a connection when there is no room may not.
-    pub(super) fn note(&mut self, key: Key, flags: u8, way: Way, now: Instant) -> bool {
-        let opens = key.protocol == Protocol::Udp || flags & (SYN | ACK | RST | FIN) == SYN;
-        let Some(flow) = self.table.get_mut(&key) else {
-            return !opens || self.open(key, way == Way::ToGuest, now);
-        };
-        flow.seen = now;
-        flow.answered |= flow.inward == (way == Way::FromGuest);
-        if key.protocol == Protocol::Udp {
+    pub(super) fn note(&mut self, key: Key, flags: u8, now: Instant) -> bool {
+        if let Some(seen) = self.table.get_mut(&key) {
+            *seen = now;
             return true;
         }
-        if opens {
-            flow.ended = [false; 2];
+        if key.protocol == Protocol::Tcp && !opens(flags) {
+            return true;
         }
-        let [guests, others] = &mut flow.ended;
-        let end = if way == Way::FromGuest { guests } else { others };
-        *end |= flags & FIN != 0;
-        if flags & RST != 0 || flow.ended == [true; 2] {
-            self.table.remove(&key);
-        }
-        true
-    }
-
-    fn open(&mut self, key: Key, inward: bool, now: Instant) -> bool {
         if self.is_full(now) {
             return false;
         }
-        self.table.insert(key, Flow { seen: now, answered: false, inward, ended: [false; 2] });
+        self.table.insert(key, now);
         true
+    }
+
+    /// A TCP connection is no more. Nothing that a guest sends says so by itself.
+    pub(super) fn ended(&mut self, key: &Key) {
+        self.table.remove(key);
     }
 
     /// Whether no connection can be opened; the log is told when that begins.
@@ -101,16 +78,9 @@ impl Flows {
         full
     }
 
-    /// Forgets what is over without having said so.
+    /// Forgets datagrams' flows that have gone silent.
     pub(super) fn expire(&mut self, now: Instant) {
-        self.table.retain(|key, flow| {
-            let limit = match (key.protocol, flow.answered) {
-                (Protocol::Udp, _) => UDP_IDLE,
-                (Protocol::Tcp, true) => TCP_IDLE,
-                (Protocol::Tcp, false) => UNANSWERED,
-            };
-            now.saturating_duration_since(flow.seen) < limit
-        });
+        self.table.retain(|key, seen| key.protocol == Protocol::Tcp || now.saturating_duration_since(*seen) < UDP_IDLE);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -124,6 +94,7 @@ impl Flows {
 
 #[cfg(test)]
 mod tests {
+    use super::super::packet::{ACK, RST, SYN};
     use super::*;
 
     fn key(protocol: Protocol, port: u16) -> Key {
@@ -131,41 +102,33 @@ mod tests {
     }
 
     #[test]
-    fn connections_count_from_their_first_segment_to_their_last() {
+    fn connections_count_from_their_first_segment_to_their_end() {
         let mut flows = Flows::new("test", 2);
         let now = Instant::now();
         let (a, b, c) = (key(Protocol::Tcp, 1), key(Protocol::Tcp, 2), key(Protocol::Tcp, 3));
-        assert!(flows.note(a, SYN, Way::FromGuest, now) && flows.note(b, SYN, Way::FromGuest, now));
-        assert!(!flows.note(c, SYN, Way::FromGuest, now));
-        assert!(flows.note(a, SYN, Way::FromGuest, now), "asked again");
-        assert!(flows.note(c, ACK, Way::FromGuest, now), "what opens nothing goes on");
-        flows.note(a, SYN | ACK, Way::ToGuest, now);
-        flows.note(a, FIN | ACK, Way::FromGuest, now);
-        assert!(!flows.note(c, SYN, Way::FromGuest, now), "half closed");
-        flows.note(a, FIN | ACK, Way::ToGuest, now);
-        assert!(flows.note(c, SYN, Way::FromGuest, now));
-        flows.note(b, RST, Way::ToGuest, now);
-        flows.note(c, RST | ACK, Way::FromGuest, now);
+        assert!(flows.note(a, SYN, now) && flows.note(b, SYN, now));
+        assert!(!flows.note(c, SYN, now));
+        assert!(flows.note(a, SYN, now), "asked again");
+        assert!(flows.note(c, ACK, now) && flows.note(a, RST, now), "what opens nothing goes on, and ends nothing");
+        assert!(!flows.note(c, SYN, now));
+        flows.ended(&a);
+        assert!(flows.note(c, SYN, now));
+        flows.ended(&b);
+        flows.ended(&c);
         assert!(flows.is_empty());
     }
 
     #[test]
-    fn what_goes_silent_is_forgotten() {
-        let mut flows = Flows::new("test", 3);
+    fn datagrams_that_go_silent_are_forgotten() {
+        let mut flows = Flows::new("test", 2);
         let start = Instant::now();
-        flows.note(key(Protocol::Udp, 1), 0, Way::FromGuest, start);
-        flows.note(key(Protocol::Tcp, 2), SYN, Way::FromGuest, start);
-        flows.note(key(Protocol::Tcp, 3), SYN, Way::FromGuest, start);
-        flows.note(key(Protocol::Tcp, 3), SYN | ACK, Way::ToGuest, start);
+        flows.note(key(Protocol::Udp, 1), 0, start);
+        flows.note(key(Protocol::Tcp, 2), SYN, start);
         assert!(flows.is_full(start));
-        let later = start + UNANSWERED;
-        assert!(!flows.is_full(later));
-        flows.note(key(Protocol::Udp, 1), 0, Way::ToGuest, later);
-        flows.expire(start + UDP_IDLE);
-        assert_eq!(flows.table.len(), 2);
-        flows.expire(later + UDP_IDLE);
+        let later = start + UDP_IDLE / 2;
+        flows.note(key(Protocol::Udp, 1), 0, later);
+        assert!(flows.is_full(start + UDP_IDLE));
+        assert!(!flows.is_full(later + UDP_IDLE));
         assert_eq!(flows.table.len(), 1);
-        flows.expire(start + TCP_IDLE);
-        assert!(flows.is_empty());
     }
 }

@@ -72,6 +72,7 @@ fn segment(input: &mut Input<'_>, heard: Option<Heard>) -> Vec<u8> {
     let near = |input: &mut Input<'_>, number: u32| match input.byte() {
         near @ ..32 => number.wrapping_add_signed(i32::from(near) - 16),
         far @ 32..40 => number.wrapping_add(u32::from(far) << 24),
+        far @ 40..56 => number.wrapping_add((u32::from(far) - 39) << 16),
         _ => number,
     };
     let (own, other) = (near(input, own), near(input, other));

@@ -268,7 +268,7 @@ impl Shared {
         let (flags, to) = (packet.flags(), self.beyond(whose, key.other));
         // What is refused anyway needs no room.
         let counts = !to.is_empty() || self.connections.knows(&key);
-        if counts && !self.flows.lock().note(key, flags, Way::FromGuest, Instant::now()) {
+        if counts && !self.flows.lock().note(key, flags, Instant::now()) {
             return false;
         }
         self.connections.take(bytes, key, flags, to, self);
@@ -322,7 +322,7 @@ impl Shared {
             return self.answer(mac, Some(link::unreachable(bytes, &packet, Unreachable::Port)));
         }
         let Some(key) = key(Protocol::Udp, &packet, Way::FromGuest) else { return false };
-        if !self.flows.lock().note(key, 0, Way::FromGuest, now) {
+        if !self.flows.lock().note(key, 0, now) {
             return false;
         }
         packet::readdress(bytes, Side::Destination, loopback_of(key.other.ip()));
@@ -332,7 +332,7 @@ impl Shared {
     fn datagram(&self, bytes: &[u8], packet: &Packet<'_>, now: Instant) -> bool {
         // Parts of datagrams belong to flows that their first part can't be known by; the engine has a limit of its own.
         let may = match key(Protocol::Udp, packet, Way::FromGuest) {
-            Some(key) => self.flows.lock().note(key, 0, Way::FromGuest, now),
+            Some(key) => self.flows.lock().note(key, 0, now),
             None => packet.fragment,
         };
         may && self.datagrams.send(bytes)
@@ -365,11 +365,15 @@ impl Shared {
 }
 
 impl Sink for Shared {
+    fn ended(&self, key: Key) {
+        self.flows.lock().ended(&key);
+    }
+
     fn segment(&self, mut frame: Vec<u8>, cut: Option<NonZeroU16>) {
         let inner = frame.get(ETHERNET..).unwrap_or_default();
         let Some(packet) = Packet::read(inner) else { return };
         let Some(key) = key(Protocol::Tcp, &packet, Way::ToGuest) else { return };
-        if !self.flows.lock().note(key, packet.flags(), Way::ToGuest, Instant::now()) {
+        if !self.flows.lock().note(key, packet.flags(), Instant::now()) {
             return;
         }
         let v4 = packet.source.is_ipv4();
@@ -409,7 +413,7 @@ impl User for Shared {
         }
         let Some(packet) = Packet::read(inner) else { return };
         let may = key(Protocol::Udp, &packet, Way::ToGuest)
-            .is_none_or(|key| self.flows.lock().note(key, packet.flags(), Way::ToGuest, Instant::now()));
+            .is_none_or(|key| self.flows.lock().note(key, packet.flags(), Instant::now()));
         if may {
             self.put(frame);
         }

@@ -33,6 +33,11 @@ const UDP_LEN: usize = 8;
 /// Hops that a packet may make; 255 says that it made none (RFC 4861, 6.1.1).
 const HOPS: u8 = 255;
 
+/// Whether a segment with such flags asks for a connection.
+pub(super) fn opens(flags: u8) -> bool {
+    flags & (SYN | ACK | RST | FIN) == SYN
+}
+
 /// A packet taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Packet<'a> {
@@ -110,6 +115,11 @@ impl<'a> Packet<'a> {
     /// TCP's flags.
     pub(super) fn flags(&self) -> u8 {
         self.payload.get(13).copied().unwrap_or_default()
+    }
+
+    /// The number of a segment's first byte.
+    pub(super) fn sequence(&self) -> Option<u32> {
+        array(self.payload, 4).map(u32::from_be_bytes)
     }
 
     /// Bytes of TCP's header.

@@ -109,6 +109,9 @@ impl Queue {
 
     pub(super) fn clear(&self) {
         *self.frames.lock() = Frames::default();
+        if self.refused.swap(false, Ordering::AcqRel) {
+            signal(&self.wake);
+        }
     }
 
     /// Can be read while frames wait.

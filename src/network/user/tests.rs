@@ -431,3 +431,47 @@ fn another_driver_finds_a_fresh_network() {
     assert!(!matches!(accepted.read(&mut [0; 1]), Ok(1..)));
     drop(stream);
 }
+
+#[test]
+fn what_a_guest_says_counts_no_connection_that_is_not_there_and_forgets_none_that_is() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let network = UserNetwork::start(Settings { flows: 1, ..settings() }).unwrap();
+    let send = |from: u16, at: u32, acknowledged: u32, flags: u8| {
+        let mut segment = [from.to_be_bytes(), port.to_be_bytes()].concat();
+        segment.extend(at.to_be_bytes());
+        segment.extend(acknowledged.to_be_bytes());
+        segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        let packet = packet::packet(GUEST.into(), GATEWAY.into(), packet::TCP, &segment);
+        network.send(&mut packet::frame(HOST_MAC, CARD, TYPE_IPV4, &packet), Offload::default())
+    };
+    let answer = || {
+        let event = network.waiting();
+        let tick = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&event, PollFlags::IN)], Some(&tick)).unwrap();
+        let frame = network.receive().expect("an answer").bytes;
+        let packet = Packet::read(&frame[14..]).unwrap();
+        (packet.ports().unwrap().1, packet.flags(), packet.sequence().unwrap())
+    };
+    assert!(send(4000, 1, 0, packet::SYN));
+    let (to, flags, number) = answer();
+    assert_eq!((to, flags), (4000, packet::SYN | packet::ACK));
+    // Numbers of nobody's, and a word for an end without one: there is one connection, and no room for another.
+    for flags in [packet::RST, packet::FIN | packet::ACK] {
+        send(4000, 77_777_777, 0, flags);
+    }
+    assert!(!send(4001, 1, 0, packet::SYN));
+    assert!(send(4000, 2, number.wrapping_add(1), packet::ACK));
+    let stream = server.accept().unwrap().0;
+    // The guest ends its side, forgets the rest, and comes again from the same port.
+    assert!(send(4000, 2, number.wrapping_add(1), packet::FIN | packet::ACK));
+    let mut end = [0; 1];
+    assert_eq!((&stream).read(&mut end).unwrap(), 0);
+    while network.receive().is_some() {}
+    assert!(send(4000, 9_000, 0, packet::SYN));
+    assert_eq!(answer().1, packet::SYN | packet::ACK);
+    server.accept().unwrap();
+    assert!(!send(4001, 1, 0, packet::SYN), "it counts as before");
+    assert!(send(4000, 9_001, 0, packet::RST) && send(4001, 1, 0, packet::SYN));
+    assert_eq!(answer().0, 4001);
+}

@@ -5,6 +5,8 @@
 //! changed or its time has come (on the clerk's).
 
 mod connection;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::collections::{HashMap, VecDeque};
@@ -29,14 +31,15 @@ pub(super) use self::wire::Sink;
 use self::wire::{Wire, capabilities};
 use super::addresses::{GATEWAY, GUEST};
 use super::flows::Key;
-use super::packet::{ACK, RST, SYN};
-use super::queue;
+use super::{packet, queue};
 use crate::network::Protocol;
 
 /// Ports of the gateway that stand for whoever connects from the host's side (RFC 6335, 6).
 const PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 /// Changes of sockets that are looked at in one go.
 const EVENTS: usize = 64;
+/// How many times in a row.
+const ROUNDS: usize = 4;
 /// Never, in the units of [`Entry::due`].
 const NEVER: u64 = u64::MAX;
 
@@ -120,17 +123,52 @@ impl Connections {
         if !IpAddress::from(key.other.ip()).is_unicast() {
             return;
         }
+        // Nor can port 0, which is none.
+        if key.guest.port() == 0 || key.other.port() == 0 {
+            return;
+        }
+        let opens = packet::opens(flags);
         let known = self.table.lock().by_key.get(&key).cloned();
-        if let Some(entry) = known {
+        if let Some(entry) = known
+            && !(opens && self.retires(&entry))
+        {
             return self.turn(&entry, Some(packet), sink, |_| {});
         }
-        let can = self.can.lock().clone();
-        let opens = flags & (SYN | ACK | RST) == SYN && !to.is_empty();
-        let new = if opens { Connection::outward(key, VecDeque::from(to), &can, sink, self.now()) } else { None };
-        match new {
-            Some(connection) => self.begin_one(key, connection, Some(packet), sink),
-            None => self.refuse(packet, key, sink),
+        if opens && !to.is_empty() {
+            // Held until it stands in the table: another driver ends it there, or it begins with that one's.
+            let can = self.can.lock();
+            if let Some(connection) = Connection::outward(key, VecDeque::from(to), &can, sink, self.now()) {
+                return self.begin_one(key, connection, Some(packet), can, sink);
+            }
         }
+        sink.ended(key);
+        self.refuse(packet, key, sink);
+    }
+
+    // Whether a connection gives way to another between the same ports, whose place it has then had. Its guest has
+    // forgotten it.
+    fn retires(&self, entry: &Arc<Entry>) -> bool {
+        let mut place = entry.connection.lock();
+        if place.as_ref().is_some_and(|connection| !connection.is_past_opening()) {
+            return false;
+        }
+        if let Some(connection) = place.take() {
+            reset(connection.stream());
+        }
+        drop(place);
+        self.forget(entry);
+        true
+    }
+
+    // Says whether it was the one between its ports.
+    fn forget(&self, entry: &Arc<Entry>) -> bool {
+        let mut table = self.table.lock();
+        table.by_number.remove(&entry.number);
+        let is_its = table.by_key.get(&entry.key).is_some_and(|other| Arc::ptr_eq(other, entry));
+        if is_its {
+            table.by_key.remove(&entry.key);
+        }
+        is_its
     }
 
     /// Connects somebody from the host's side to a port of the guest's. The connection is reset when the guest refuses.
@@ -140,9 +178,9 @@ impl Connections {
         let _ = stream.set_nodelay(true);
         let (guest, other) = (SocketAddr::new(GUEST.into(), port), SocketAddr::new(GATEWAY.into(), own));
         let key = Key { protocol: Protocol::Tcp, guest, other };
-        let can = self.can.lock().clone();
+        let can = self.can.lock();
         if let Some(connection) = Connection::inward(key, stream, &can, sink, self.now()) {
-            self.begin_one(key, connection, None, sink);
+            self.begin_one(key, connection, None, can, sink);
         }
     }
 
@@ -166,7 +204,8 @@ impl Connections {
     pub(super) fn work(&self, sink: &dyn Sink) {
         self.sleeps_until.store(0, Ordering::SeqCst);
         let mut events = Vec::with_capacity(EVENTS);
-        loop {
+        // What is left after some rounds keeps the descriptor readable; others have their turn before.
+        for _ in 0..ROUNDS {
             events.clear();
             let none = Timespec { tv_sec: 0, tv_nsec: 0 };
             let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&none));
@@ -227,7 +266,14 @@ impl Connections {
     }
 
     // A connection's first turn is its maker's: nobody else has it before.
-    fn begin_one(&self, key: Key, connection: Connection, packet: Option<&[u8]>, sink: &dyn Sink) {
+    fn begin_one(
+        &self,
+        key: Key,
+        connection: Connection,
+        packet: Option<&[u8]>,
+        can: MutexGuard<'_, DeviceCapabilities>,
+        sink: &dyn Sink,
+    ) {
         let entry = {
             let mut table = self.table.lock();
             table.last += 1;
@@ -245,6 +291,7 @@ impl Connections {
             table.by_number.insert(entry.number, entry.clone());
             table.by_key.insert(key, entry.clone());
         }
+        drop(can);
         self.watch(entry.number, place.insert(connection));
         self.turn_of(&entry, place, packet, sink);
     }
@@ -268,7 +315,7 @@ impl Connections {
 
     fn turn_of(
         &self,
-        entry: &Entry,
+        entry: &Arc<Entry>,
         mut place: MutexGuard<'_, Option<Connection>>,
         packet: Option<&[u8]>,
         sink: &dyn Sink,
@@ -285,6 +332,10 @@ impl Connections {
                 if due < self.sleeps_until.load(Ordering::SeqCst) {
                     queue::signal(&self.wake);
                 }
+                // Somebody may have made room before anybody could know that this one waits for it.
+                if connection.is_stalled() && sink.has_room() {
+                    queue::signal(&self.wake);
+                }
                 if turn.redialled {
                     self.watch(entry.number, connection);
                 }
@@ -297,12 +348,11 @@ impl Connections {
         }
         let gone = place.take();
         drop(place);
-        let mut table = self.table.lock();
-        table.by_number.remove(&entry.number);
-        table.by_key.remove(&entry.key);
-        drop(table);
         if let Some(connection) = gone {
             self.guarded(|| connection.over(sink, now));
+        }
+        if self.forget(entry) {
+            sink.ended(entry.key);
         }
     }
 
@@ -319,9 +369,8 @@ impl Connections {
     // Does something that may panic in foreign code; that connection is over then.
     fn guarded<T>(&self, what: impl FnOnce() -> T) -> Option<T> {
         let done = catch_unwind(AssertUnwindSafe(what)).ok();
-        if done.is_none() {
-            self.failed.store(true, Ordering::Release);
-            log::error!("{}: the user network failed; one of the guest's connections is lost", self.label);
+        if done.is_none() && !self.failed.swap(true, Ordering::AcqRel) {
+            log::error!("{}: the user network failed; one of the guest's connections is lost (told once)", self.label);
         }
         done
     }

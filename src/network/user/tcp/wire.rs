@@ -7,14 +7,19 @@ use kiln_vmm::virtio::net::{ETHERNET, Takes};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::super::flows::Key;
+
 /// Longest packet, cut or not: IPv4's total length has 16 bits (RFC 791, 3.1).
 const LONGEST: usize = 0xffff;
-/// IP's and TCP's headers without options.
-const V4_HEADERS: usize = 20 + 20;
-const V6_HEADERS: usize = 40 + 20;
+/// IPv4's and TCP's headers without options.
+const HEADERS: usize = 20 + 20;
+/// Frames of one turn. A connection that has more to say has other turns; one that would go on for ever is stopped.
+const MOST_FRAMES: usize = 256;
 
 /// Who has the frames.
 pub(in crate::network::user) trait Sink: Send + Sync {
+    /// A connection is no more.
+    fn ended(&self, key: Key);
     /// Takes a frame whose packet stands behind room for the link's header. The card is to cut it into segments of
     /// `cut` bytes when that is said.
     fn segment(&self, frame: Vec<u8>, cut: Option<NonZeroU16>);
@@ -30,16 +35,16 @@ pub(super) fn capabilities(mtu: u16, takes: Takes) -> DeviceCapabilities {
     // Memory damages nothing on the way; what the guest hands on must be right, so the card is told what is missing.
     can.checksum.ipv4 = Checksum::Tx;
     can.checksum.tcp = if takes.checksum { Checksum::None } else { Checksum::Tx };
-    can.segmentation.tcpv4 = large(mtu, V4_HEADERS).filter(|_| takes.large4);
-    can.segmentation.tcpv6 = large(mtu, V6_HEADERS).filter(|_| takes.large6);
+    // smoltcp 0.14 drops large packets of IPv6, so those are cut as the link wants them.
+    can.segmentation.tcpv4 = large(mtu).filter(|_| takes.large4);
     can
 }
 
 // The longest packet of whole segments, where it has more than one.
-fn large(mtu: u16, headers: usize) -> Option<NonZeroUsize> {
-    let segment = usize::from(mtu).checked_sub(headers)?;
-    let count = (LONGEST - headers).checked_div(segment)?;
-    NonZeroUsize::new(headers + count * segment).filter(|_| count > 1)
+fn large(mtu: u16) -> Option<NonZeroUsize> {
+    let segment = usize::from(mtu).checked_sub(HEADERS)?;
+    let count = (LONGEST - HEADERS).checked_div(segment)?;
+    NonZeroUsize::new(HEADERS + count * segment).filter(|_| count > 1)
 }
 
 /// The link while a connection has its turn: one packet of the guest's at most, and the frames that follow from it.
@@ -47,13 +52,22 @@ pub(super) struct Wire<'a> {
     pub(super) can: &'a DeviceCapabilities,
     pub(super) packet: Option<&'a [u8]>,
     pub(super) sink: &'a dyn Sink,
+    /// Frames go out whether there is room or not: a few short ones, which the guest must not miss.
+    pub(super) insists: bool,
     /// A frame had to wait for room.
     pub(super) stalled: bool,
+    /// Frames so far that TCP sends by itself.
+    pub(super) frames: usize,
 }
 
 impl<'a> Wire<'a> {
     pub(super) fn new(can: &'a DeviceCapabilities, packet: Option<&'a [u8]>, sink: &'a dyn Sink) -> Self {
-        Self { can, packet, sink, stalled: false }
+        Self { can, packet, sink, insists: false, stalled: false, frames: 0 }
+    }
+
+    /// It has had as many frames as one turn may.
+    pub(super) fn is_spent(&self) -> bool {
+        self.frames >= MOST_FRAMES
     }
 }
 
@@ -100,10 +114,14 @@ impl Device for Wire<'_> {
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Outgoing<'_>> {
-        if !self.sink.has_room() {
+        if !self.insists && !self.sink.has_room() {
             self.stalled = true;
             return None;
         }
+        if self.is_spent() {
+            return None;
+        }
+        self.frames += 1;
         Some(Outgoing { sink: self.sink, meta: PacketMeta::default() })
     }
 
@@ -123,8 +141,7 @@ mod tests {
 
     #[test]
     fn large_packets_are_of_whole_segments() {
-        assert_eq!(large(1500, V4_HEADERS).map(NonZeroUsize::get), Some(40 + 44 * 1460));
-        assert_eq!(large(1500, V6_HEADERS).map(NonZeroUsize::get), Some(60 + 45 * 1440));
-        assert_eq!((large(65520, V4_HEADERS), large(40, V4_HEADERS), large(0, V6_HEADERS)), (None, None, None));
+        assert_eq!(large(1500).map(NonZeroUsize::get), Some(40 + 44 * 1460));
+        assert_eq!((large(65520), large(40), large(0)), (None, None, None));
     }
 }
