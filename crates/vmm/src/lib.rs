@@ -21,6 +21,7 @@ pub mod config;
 pub mod device;
 pub mod display;
 pub mod doorbell;
+pub mod firmware;
 pub mod irq;
 pub mod legacy;
 pub mod machine;
