@@ -232,7 +232,7 @@ pub(super) enum Side {
     Destination,
 }
 
-/// Gives a packet another address of the same family, and its checksums what follows from it.
+/// Gives a datagram's packet another address of the same family, and its checksums what follows from it.
 pub(super) fn readdress(bytes: &mut [u8], side: Side, address: IpAddr) {
     let Some((protocol, start)) = Packet::read(bytes).map(|p| (if p.fragment { 0 } else { p.protocol }, p.span.0))
     else {
@@ -255,7 +255,6 @@ pub(super) fn readdress(bytes: &mut [u8], side: Side, address: IpAddr) {
         adjust(bytes, 10, &old, &new);
     }
     match protocol {
-        TCP => adjust(bytes, start + TCP_CHECKSUM, &old, &new),
         // Zero says that there is none (RFC 768).
         UDP if u16_at(bytes, start + 6) != Some(0) => adjust(bytes, start + 6, &old, &new),
         ICMP6 => adjust(bytes, start + 2, &old, &new),

@@ -225,7 +225,7 @@ impl Connections {
                 break;
             }
         }
-        let (now, room) = (self.micros(), sink.has_room());
+        let (now, room) = (self.now().time.total_micros() as u64, sink.has_room());
         let is_due =
             |entry: &Entry| entry.due.load(Ordering::SeqCst) <= now || room && entry.stalled.load(Ordering::SeqCst);
         let due: Vec<_> = self.table.lock().by_key.values().filter(|entry| is_due(entry)).cloned().collect();
@@ -243,10 +243,6 @@ impl Connections {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.table.lock().by_key.is_empty()
-    }
-
-    fn micros(&self) -> u64 {
-        self.beginning.elapsed().as_micros() as u64
     }
 
     fn now(&self) -> Now {
@@ -302,6 +298,8 @@ impl Connections {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         if let Err(error) = epoll::add(&self.epoll, connection.stream(), epoll::EventData::new_u64(number), flags) {
             log::warn!("{}: a connection can't be served: {error}", self.label);
+            // Nobody would look at it again: it ends, and its guest hears that.
+            reset(connection.stream());
         }
     }
 
